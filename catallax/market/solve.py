@@ -1,0 +1,345 @@
+"""The answer: a market's equilibrium, by the law of motion that suits it, with its certificates."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.sparse
+from jax.sharding import Mesh
+
+from ..certificate import Certificate
+from ..core.result import Status
+from ..core.run import Progress
+from ..core.settle import Settled, settle
+from ..core.system import AbstractSystem, State
+from .certify import certify, regrets
+from .interior import Path, Trader, carried_out, central_path
+from .problem import Market
+from .rules import (
+    Basket,
+    Buyer,
+    Complements,
+    ElasticDemand,
+    ProportionalResponse,
+    Tatonnement,
+    Trial,
+    best_bundle,
+)
+
+SPARSE_BELOW = 0.12
+"""Buyers list their goods one by one where the longest list is shorter than this share of all goods."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equilibrium:
+    """A market's answer.
+
+    Args:
+        market: The question.
+        prices: Money per unit of each good, shape (m,).
+        allocation: What each buyer gets, shape (n, m); sparse where the valuations are.
+        money: What each buyer keeps, shape (n,); zero unless utility is quasilinear.
+        status: `SETTLED` only if every certificate holds.
+        certificates: The independent checks.
+        rounds: How many rounds it took.
+        law: The name of the law of motion.
+        bytes_per_round: What one device exchanges in a round.
+        history: Rounds, and the law's own measure of distance after each; for pictures, not for claims.
+    """
+
+    market: Market
+    prices: np.ndarray
+    allocation: Any
+    money: np.ndarray
+    status: Status
+    certificates: tuple[Certificate, ...]
+    rounds: int
+    law: str
+    bytes_per_round: int
+    history: tuple[np.ndarray, np.ndarray]
+
+    @property
+    def utilities(self) -> np.ndarray:
+        """What each buyer's bundle is worth to it, shape (n,)."""
+        return self.market.utility.of(self.market.valuations, self.allocation, self.money)
+
+    @property
+    def regrets(self) -> np.ndarray:
+        """The share of the best affordable utility that each buyer misses, shape (n,)."""
+        return regrets(self.market, self.prices, self.allocation, self.money)
+
+
+class Within(eqx.Module):
+    """The measure of rest of laws that know how far they are: gap and regret, in units of the tolerance."""
+
+    tol: jax.Array
+
+    def __call__(self, before: Any, after: Any) -> jax.Array:
+        del before
+        if isinstance(after, Path):
+            stays = (after.bundle_rate == 0) & (after.price_rate == 0)
+            return jnp.where(stays, 0.0, jnp.maximum(after.gap, after.regret) / self.tol)
+        return after.error / self.tol
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """A market in the rules' units: live buyers and goods only, supply one, budgets summing to one."""
+
+    market: Market
+    buyers: np.ndarray
+    goods: np.ndarray
+    value: np.ndarray
+    index: np.ndarray | None
+    budget: np.ndarray
+    cash: np.ndarray | None
+    total: float
+
+    @classmethod
+    def of(cls, market: Market) -> "Normal":
+        """Convert a market."""
+        sparse = market.sparse()
+        buyers = np.flatnonzero(market.budgets > 0)
+        wanted = np.bincount(sparse[buyers].indices, minlength=market.m) > 0 if buyers.size else []
+        goods = np.flatnonzero(wanted)
+        if buyers.size < market.n or goods.size < market.m:
+            sparse = sparse[buyers][:, goods]
+        value, index = _padded(sparse)
+        supply = market.supply[goods] if index is None else market.supply[goods][index]
+        rho, total = market.utility.rho, float(market.budgets.sum())
+        # The utility of a share of the supply; a buyer's own unit of utility is free, so its dearest good gets 1.
+        value = value / supply if rho == -np.inf else value * supply**rho
+        unit = value.max(axis=1)
+        cash = total / unit if market.utility.money else None
+        return cls(market, buyers, goods, value / unit[:, None], index, market.budgets[buyers] / total, cash, total)
+
+    @property
+    def m(self) -> int:
+        """How many goods are wanted."""
+        return self.goods.size
+
+    def read(self, price: np.ndarray) -> np.ndarray:
+        """Return a vector over goods at each buyer's goods, shape (n, k)."""
+        return price[None, :] if self.index is None else price[self.index]
+
+    def add_up(self, x: np.ndarray) -> np.ndarray:
+        """Sum a table over buyers, shape (n, k) to (m,)."""
+        if self.index is None:
+            return x.sum(axis=0)
+        return np.bincount(self.index.ravel(), weights=x.ravel(), minlength=self.m)
+
+    def buyers_state(self, kind: type = Buyer, **private: Any) -> Any:
+        """Return the stacked buyers for the engine."""
+        return kind(value=self.value, budget=self.budget, goods=self.index, cash=self.cash, **private)
+
+    def restore(self, price: np.ndarray, bundle: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray]:
+        """Return prices, allocation and money in the market's units, every good sold exactly."""
+        market = self.market
+        kept = np.zeros(market.n)
+        if self.cash is not None:
+            kept[self.buyers], bundle = bundle[:, -1] * self.total, bundle[:, :-1]
+        bundle = np.where(self.value > 0, bundle, 0.0)
+        if market.utility.rho != -np.inf:
+            bundle = bundle / self.read(self.add_up(bundle))
+        prices = np.zeros(market.m)
+        prices[self.goods] = price * self.total / market.supply[self.goods]
+        units = bundle * self.read(market.supply[self.goods])
+        if scipy.sparse.issparse(market.valuations):
+            rows, columns = np.nonzero(self.value)
+            places = columns if self.index is None else self.index[rows, columns]
+            entries = units[rows, columns], (self.buyers[rows], self.goods[places])
+            return prices, scipy.sparse.csr_array(entries, shape=(market.n, market.m)), kept
+        allocation = np.zeros((market.n, market.m))
+        if self.index is None:
+            allocation[np.ix_(self.buyers, self.goods)] = units
+        else:
+            np.add.at(allocation, (self.buyers[:, None], self.goods[self.index]), units)
+        return prices, allocation, kept
+
+
+def _padded(sparse: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return values and goods' numbers row by row, filled up with zeros; dense, without numbers, where that is better."""
+    counts = np.diff(sparse.indptr)
+    width = int(counts.max())
+    if width > SPARSE_BELOW * sparse.shape[1]:
+        return sparse.toarray(), None
+    if np.all(counts == width):
+        shape = (sparse.shape[0], width)
+        return sparse.data.reshape(shape), sparse.indices.reshape(shape).astype(np.int32)
+    value, index = np.zeros((sparse.shape[0], width)), np.zeros((sparse.shape[0], width), np.int32)
+    rows = np.repeat(np.arange(sparse.shape[0]), counts)
+    columns = np.arange(sparse.nnz) - np.repeat(sparse.indptr[:-1], counts)
+    value[rows, columns], index[rows, columns] = sparse.data, sparse.indices
+    return value, index
+
+
+def solve(
+    market: Market,
+    *,
+    tol: float = 1e-6,
+    law: str | None = None,
+    max_rounds: int | None = None,
+    mesh: Mesh | None = None,
+    block: int | None = None,
+    watch: Callable[[Progress], Any] | None = None,
+) -> Equilibrium:
+    """Find a market's competitive equilibrium.
+
+    Args:
+        market: The question.
+        tol: The duality gap per unit of budget, and the largest regret of any buyer, to reach.
+        law: "fast" (default): the central path for linear and quasilinear utilities, Newton's method for the
+            others. "tatonnement" and "proportional-response" are the textbook ones.
+        max_rounds: When to give up; by default 200, or 100,000 for the textbook laws.
+        mesh: Devices to spread the buyers over.
+        block: How many buyers answer at once.
+        watch: Called between chunks with a `Progress`.
+
+    Returns:
+        The answer with its certificates; its status is `SETTLED` only if all of them hold.
+    """
+    law = "fast" if law is None else law
+    normal = Normal.of(market)
+    with jax.enable_x64(True):
+        system, state, distance, finish = _law(normal, law, tol)
+        rounds = max_rounds or (200 if law == "fast" else 100_000)
+        settled = settle(
+            system,
+            state,
+            rtol=tol / 10,
+            atol=0.0,
+            max_rounds=rounds,
+            distance=distance,
+            record=_measure if distance is not None else None,
+            mesh=mesh,
+            block=block,
+            watch=watch,
+        )
+        answers = [normal.restore(*map(np.asarray, pair)) for pair in finish(settled)]
+    history = (np.zeros(0), np.zeros(0))
+    if settled.record is not None:
+        history = np.asarray(settled.recorded), np.asarray(settled.record)
+    scored = [(certify(market, *answer, tol=tol), answer) for answer in answers[:1]]
+    if not all(c.holds for c in scored[0][0]) and len(answers) > 1:
+        # Rounding may spoil the very last change; the state before it was measured by the law itself.
+        scored += [(certify(market, *answer, tol=tol), answer) for answer in answers[1:]]
+    certificates, (prices, allocation, money) = min(scored, key=lambda s: max(c.value / c.tolerance for c in s[0]))
+    status = Status(settled.status)
+    holds = all(certificate.holds for certificate in certificates)
+    if holds:
+        status = Status.SETTLED
+    elif status == Status.SETTLED:
+        status = Status.OUT_OF_ROUNDS
+    return Equilibrium(
+        market,
+        prices,
+        allocation,
+        money,
+        status,
+        tuple(certificates),
+        settled.rounds,
+        type(system).__name__ if law != "fast" or not isinstance(state.signal, Path) else "CentralPath",
+        settled.bytes_per_round,
+        history,
+    )
+
+
+def _measure(state: State) -> jax.Array:
+    signal = state.signal
+    return jnp.maximum(signal.gap, signal.regret) if isinstance(signal, Path) else signal.error
+
+
+def _law(normal: Normal, law: str, tol: float) -> tuple[AbstractSystem, State, Within | None, Callable]:
+    """Return the system, its first state, its measure of rest, and how to read its answers."""
+    rho, within = normal.market.utility.rho, Within(jnp.asarray(tol / 2))
+    if law == "tatonnement":
+        price = jnp.asarray(_first_price(normal))
+        return Tatonnement(rho, 0.1), State(normal.buyers_state(), price), None, _price_takers(normal)
+    if law == "proportional-response":
+        bids = _first_bids(normal)
+        state = State(normal.buyers_state(bids=bids), jnp.asarray(normal.add_up(_without_cash(normal, bids))))
+        return ProportionalResponse(rho), state, None, _bidders(normal)
+    if law != "fast":
+        raise ValueError(f"{law!r} is no law of motion of a market: fast, tatonnement, proportional-response")
+    if rho == 1:
+        return central_path(money=normal.cash is not None), _first_traders(normal), within, _traders
+    price = _first_price(normal)
+    if rho == -np.inf:
+        signal = Basket(jnp.asarray(price), jnp.full(normal.m, 0.5), jnp.asarray(jnp.inf))
+        return Complements(), State(normal.buyers_state(), signal), within, _price_takers(normal)
+    eta = rho / (1 - rho)
+    signal = Trial.at(jnp.log(price), jnp.asarray(min(eta, 1.0)))
+    return ElasticDemand(rho), State(normal.buyers_state(), signal), within, _price_takers(normal)
+
+
+def _first_bids(normal: Normal) -> np.ndarray:
+    worth = normal.value if normal.cash is None else np.column_stack([normal.value, normal.cash])
+    return normal.budget[:, None] * worth / worth.sum(axis=1, keepdims=True)
+
+
+def _without_cash(normal: Normal, table: np.ndarray) -> np.ndarray:
+    return table if normal.cash is None else table[:, :-1]
+
+
+def _first_price(normal: Normal) -> np.ndarray:
+    return normal.add_up(_without_cash(normal, _first_bids(normal)))
+
+
+def _first_traders(normal: Normal) -> State:
+    """Return traders well inside: every good sold, every slack positive."""
+    bids = _first_bids(normal)
+    goods = _without_cash(normal, bids)
+    bundle = goods / normal.read(normal.add_up(goods))
+    utility = (normal.value * bundle).sum(axis=1)
+    if normal.cash is not None:
+        utility = utility + normal.cash * bids[:, -1]
+    price = normal.add_up(normal.budget[:, None] * normal.value * bundle / utility[:, None])
+    with np.errstate(divide="ignore"):
+        rate = 0.5 * np.min(normal.read(price) / normal.value, axis=1)
+    if normal.cash is not None:
+        rate = np.minimum(rate, 0.5 / normal.cash)
+        bundle = np.column_stack([bundle, bids[:, -1]])
+    entries = float(normal.budget @ ((normal.value > 0).sum(axis=1) + (normal.cash is not None)))
+    traders = normal.buyers_state(
+        Trader, bundle=bundle, rate=rate, bundle_step=np.zeros_like(bundle), rate_step=np.zeros_like(rate)
+    )
+    return State(traders, Path.at(jnp.asarray(price), entries))
+
+
+def _traders(settled: Settled) -> list[tuple[Any, Any]]:
+    """Return the answer with the last change carried out, and the one before it."""
+    signal, traders = settled.signal, settled.state.agents
+    before = signal.price - signal.price_rate * signal.change
+    whole = jax.vmap(carried_out, in_axes=(0, None))(traders, signal)
+    return [(signal.price, whole), (before, traders.bundle)]
+
+
+def _bidders(normal: Normal) -> Callable:
+    def finish(settled: Settled) -> list[tuple[Any, Any]]:
+        bids, price = np.asarray(settled.state.agents.bids), np.asarray(settled.signal)
+        bundle = _without_cash(normal, bids) / normal.read(price)
+        return [(price, bundle if normal.cash is None else np.column_stack([bundle, bids[:, -1]]))]
+
+    return finish
+
+
+def _price_takers(normal: Normal) -> Callable:
+    """Return what price-takers ask for at the price reached."""
+
+    def finish(settled: Settled) -> list[tuple[Any, Any]]:
+        signal = settled.signal
+        if isinstance(signal, Trial):
+            price = jnp.exp(signal.good)
+        elif isinstance(signal, Basket):
+            # Of price and leftover the smaller is zero at rest.
+            price = jnp.where(signal.price < signal.unsold, 0.0, signal.price)
+        else:
+            price = signal
+        rho = normal.market.utility.rho
+        return [(price, jax.vmap(lambda buyer: best_bundle(buyer, price, rho))(settled.state.agents))]
+
+    return finish
