@@ -43,14 +43,6 @@ class InputError(ValueError):
         head = "".join(f"{place}:" for place in places)
         return " ".join(f"{head} {self.message}".split())
 
-    def __reduce__(self):
-        # The default would rebuild the error from its message alone and lose the place.
-        return _rebuild, (type(self), self.message, self.file, self.line, self.column)
-
-
-def _rebuild(kind: type[InputError], message: str, file, line, column) -> InputError:
-    return kind(message, file=file, line=line, column=column)
-
 
 class MissingExtra(ImportError):
     """An optional part is not installed; the message says how to install it.

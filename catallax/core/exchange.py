@@ -55,7 +55,7 @@ class Rule:
 def trace_rule(
     stage: AbstractSystem, agents: PyTree, signal: PyTree, key: Key[Array, ""] | jax.ShapeDtypeStruct
 ) -> Rule:
-    """Trace `respond` for one agent and map it over agents and their keys; of all arguments only shapes matter.
+    """Trace `respond` for one agent and map it over agents and keys; of arrays only the shapes matter.
 
     Raises:
         ValueError: if the agent comes back with another structure, shape or dtype.

@@ -260,7 +260,7 @@ def messages(message: PyTree) -> list[AbstractMessage]:
     for path, leaf in leaves:
         if not is_message(leaf):
             raise ValueError(
-                f"respond emitted message{jax.tree_util.keystr(path)}, which is no message but an array; wrap "
-                "it in Sum, Outer, Deposit or Best, so that the engine knows how to add it up"
+                f"respond emitted message{jax.tree_util.keystr(path)}, which is no message but an array; "
+                "wrap it in Sum, Outer, Deposit or Best, so that the engine knows how to add it up"
             )
     return [leaf for _, leaf in leaves]

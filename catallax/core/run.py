@@ -35,7 +35,8 @@ class Run(eqx.Module):
     Args:
         state: The last sound state.
         record: What `record` observed, stacked on a leading axis; None if nothing was recorded.
-        recorded: The rounds after which it was observed.
+        recorded: The rounds after which it was observed; inside a transformation that does not know where the
+            run starts, 0 in a last row that stayed empty.
         status: How the run ended; inside a transformation, its code as an array.
         bytes_per_round: What one device exchanges in a round; does not depend on the number of agents.
     """
@@ -317,8 +318,8 @@ def capacity(record: Callable | None, state: State, every: int, rounds: int, ins
         return 0
     if inside:
         if isinstance(state.round, jax.core.Tracer) and every > 1:
-            # How many rounds are due depends on where the run starts; one more is harmless to none.
-            return rounds // every
+            # How many rounds are due depends on where the run starts: room for one that may not come.
+            return -(-rounds // every)
         return (int(state.round) + rounds) // every - int(state.round) // every if every > 1 else rounds
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(jax.eval_shape(record, state)))
     return max(1, min(4096, RECORD_BYTES // max(1, size)))

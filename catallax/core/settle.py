@@ -94,7 +94,7 @@ class Anderson(eqx.Module):
         place = count % self.depth
         answers = past.answers.at[place].set(plain)
         residuals = past.residuals.at[place].set(fx - x)
-        known = jnp.arange(self.depth) <= count
+        known = jnp.arange(self.depth, dtype=count.dtype) <= count
         gram = jnp.where(known[:, None] & known[None, :], residuals @ residuals.T, 0.0)
         # Below the rounding of the Gram matrix a ridge does nothing, and the weights would be noise.
         relative = max(self.regularisation, 16 * float(jnp.finfo(x.dtype).eps))

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 
 from ..certificate import Certificate
-from .problem import Market
+from .problem import Exchange, Market
 
 
 def best_utilities(market: Market, prices: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def certify(
         prices: Shape (m,).
         allocation: Shape (n, m), dense or sparse.
         money: What each buyer keeps, shape (n,); quasilinear markets only.
-        tol: The tolerance of gap and regret; the others are held to a tenth of it... of rounding size.
+        tol: The tolerance of each certificate.
 
     Returns:
         The certificates `gap`, `regret`, `clearing` and `spending`.
@@ -98,6 +98,40 @@ def certify(
         Certificate("regret", max(regret, 0.0), tol, "largest share of its best utility that a buyer misses"),
         Certificate("clearing", max(float(np.max(clearing)), wasted), tol, "largest excess or leftover per supply"),
         Certificate("spending", max(overspent, 0.0), tol, "largest overspending per unit of budget"),
+    ]
+
+
+def certify_exchange(
+    economy: Exchange, prices: np.ndarray, allocation: Any, *, tol: float = 1e-6
+) -> list[Certificate]:
+    """Check an answer to an exchange economy: the market's certificates at the incomes that the prices give.
+
+    balance: the largest |value of the bundle − value of the endowment| per unit of income.
+
+    Args:
+        economy: The question.
+        prices: Shape (m,).
+        allocation: Shape (n, m), dense or sparse.
+        tol: The tolerance of each certificate.
+
+    Returns:
+        The certificates `gap`, `regret`, `clearing`, `spending` and `balance`.
+    """
+    incomes = np.asarray(economy.endowments @ prices).ravel()
+    market = Market(
+        economy.valuations,
+        incomes,
+        economy.supply,
+        utility=economy.utility,
+        buyers=economy.buyers,
+        goods=economy.goods,
+    )
+    spent = np.asarray(allocation @ prices).ravel()
+    live = incomes > 0
+    balance = float(np.max(np.abs(spent[live] - incomes[live]) / incomes[live]))
+    return [
+        *certify(market, prices, allocation, tol=tol),
+        Certificate("balance", balance, tol, "largest difference of spending and income per unit of income"),
     ]
 
 

@@ -28,6 +28,9 @@ from .rules import Buyer
 SHORT = 0.1
 """A step shorter than this says that some buyers are pressed against the boundary."""
 
+FLOOR = 1e-13
+"""Once the two sides of the market are this close, elasticities of x/z have lost their digits: stay."""
+
 RECENTRE = 0.3
 """How far to lean towards the centre after a short step."""
 
@@ -38,14 +41,29 @@ class Trader(Buyer):
     Args:
         bundle: x, its share of each good's supply (of money last, if that has a worth); positive where it values it.
         rate: β, its budget per unit of utility.
+        slack: z = p − vβ, positive; 1 for fillers. Carried along, since near rest the difference has no digits left.
         bundle_step: What the last corrected price change would add to the bundle.
         rate_step: The same for the rate.
+        stiffness: How hard it is to move the rate: Σ v²x/z + u/β.
+        guessed: How the rate would answer the uncorrected change.
+        missed: Σ v·(second-order error of x·z)/z, for that answer.
+        centre: Σ v/z.
     """
 
     bundle: Float[Array, " k1"] | None = None
     rate: Float[Array, ""] | None = None
+    slack: Float[Array, " k1"] | None = None
     bundle_step: Float[Array, " k1"] | None = None
     rate_step: Float[Array, ""] | None = None
+    stiffness: Float[Array, ""] | None = None
+    guessed: Float[Array, ""] | None = None
+    missed: Float[Array, ""] | None = None
+    centre: Float[Array, ""] | None = None
+
+    @property
+    def close(self) -> Float[Array, " k1"]:
+        """1/z, and zero for fillers."""
+        return jnp.where(self.worth > 0, 1.0, 0.0) / self.slack
 
 
 class Path(eqx.Module):
@@ -86,54 +104,6 @@ class Path(eqx.Module):
         return cls(price, none, none, zero, zero, zero, zero, jnp.asarray(entries), factor, none, far, far)
 
 
-class Book(eqx.Module):
-    """What a trader computes from its own state and the price, in every stage alike."""
-
-    valued: Array
-    worth: Array
-    slack: Array
-    weight: Array
-    pull: Array
-    stiffness: Array
-    utility: Array
-
-    def __init__(self, trader: Trader, price: Array):
-        self.worth = trader.worth
-        self.valued = self.worth > 0
-        own = trader.reads(price)
-        # The difference of two nearly equal numbers; below rounding it could come out at zero or less.
-        slack = jnp.maximum(own - self.worth * trader.rate, 2e-16 * own)
-        self.slack = jnp.where(self.valued, slack, 1.0)
-        self.weight = trader.bundle / self.slack
-        self.pull = self.worth * self.weight
-        self.stiffness = jnp.sum(self.worth * self.pull) + trader.budget / trader.rate**2
-        self.utility = jnp.sum(self.worth * trader.bundle)
-
-    def follow(self, trader: Trader, change: Array, aim: Array | float) -> tuple[Array, Array, Array]:
-        """Return the change of bundle, rate and slack that answers a price change and brings x·z to `aim`.
-
-        Linearises x·z = aim, z = p − vβ and B/β = v·x.
-        """
-        pushed = jnp.where(self.valued, aim / self.slack, 0.0)
-        own = trader.budget / trader.rate - jnp.sum(self.worth * pushed)
-        rate = (own + jnp.sum(self.pull * change)) / self.stiffness
-        slack = jnp.where(self.valued, change - self.worth * rate, 0.0)
-        return pushed - trader.bundle - self.weight * slack, rate, slack
-
-    def call(self, aim: Array) -> Array:
-        """Return how an aim for x·z adds to the demand that prices must clear."""
-        pushed = jnp.where(self.valued, aim / self.slack, 0.0)
-        return pushed - self.pull * (jnp.sum(self.worth * pushed) / self.stiffness)
-
-    def room(self, trader: Trader, bundle: Array, rate: Array, slack: Array) -> dict[str, Best]:
-        """Return how far this buyer can go in a direction: messages whose total is the least such way."""
-        shrink = jnp.where(self.valued & (bundle < 0), -trader.bundle / bundle, jnp.inf)
-        close = jnp.where(self.valued & (slack < 0), -self.slack / slack, jnp.inf)
-        down = jnp.where(rate < 0, -trader.rate / rate, jnp.inf)
-        bundle_room, price_room = jnp.min(shrink), jnp.minimum(jnp.min(close), down)
-        return {"bundle": Best(bundle_room, bundle_room), "price": Best(price_room, price_room)}
-
-
 class Quote(AbstractSystem):
     """Carry out the last change; quote demand and elasticity at the new price.
 
@@ -147,21 +117,26 @@ class Quote(AbstractSystem):
         del key
         m = signal.price.size
         bundle = carried_out(agent, signal)
-        rate = agent.rate + jnp.where(signal.price_rate > 0, signal.price_rate * agent.rate_step, 0.0)
-        agent = eqx.tree_at(lambda a: (a.bundle, a.rate), agent, (bundle, rate))
-        book = Book(agent, signal.price)
-        root = agent.spread(book.pull, m) / jnp.sqrt(book.stiffness)
-        own = agent.budget / agent.rate / book.stiffness
-        # At its dearest admissible rate the buyer's own gap is the logarithm of best over obtained utility.
-        ratio = jnp.where(book.valued, agent.reads(signal.price) / book.worth, jnp.inf)
-        behind = jnp.log(agent.budget / (jnp.min(ratio) * book.utility))
-        held = jnp.sum(jnp.where(book.valued, bundle * agent.reads(signal.price), 0.0))
+        rate = agent.rate + signal.price_rate * agent.rate_step
+        moved = agent.reads(signal.change, 0.0) - agent.worth * agent.rate_step
+        slack = agent.slack + jnp.where(agent.worth > 0, signal.price_rate * moved, 0.0)
+        agent = eqx.tree_at(lambda a: (a.bundle, a.rate, a.slack), agent, (bundle, rate, slack))
+        weight = bundle * agent.close
+        pull = agent.worth * weight
+        utility = jnp.sum(agent.worth * bundle)
+        stiffness = jnp.sum(agent.worth * pull) + utility / rate
+        root = agent.spread(pull, m) / jnp.sqrt(stiffness)
+        own = agent.budget / rate / jnp.sqrt(stiffness)
+        held = jnp.sum(bundle * agent.reads(signal.price))
+        used = rate * utility
+        # What a unit of utility costs is at least the rate, so this bounds best over obtained utility.
+        behind = jnp.log(agent.budget / used)
         off = jnp.maximum(behind, jnp.abs(held / agent.budget - 1))
-        return agent, {
-            "weight": Sum(agent.spread(book.weight, m)),
+        return eqx.tree_at(lambda a: a.stiffness, agent, stiffness), {
+            "weight": Sum(agent.spread(weight, m)),
             "second": Outer(root, root),
-            "demand": Sum(agent.spread(book.pull * own, m)),
-            "spread": Sum(jnp.sum(jnp.where(book.valued, bundle * book.slack, 0.0))),
+            "demand": Sum(root * own),
+            "spread": Sum(jnp.sum(bundle * slack)),
             "money": Sum(jnp.zeros(()) if agent.cash is None else bundle[-1]),
             "gap": Sum(agent.budget * behind),
             "regret": Best(-off, off),
@@ -203,21 +178,27 @@ class Predict(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         m = signal.price.size
-        book = Book(agent, signal.price)
-        bundle, rate, slack = book.follow(agent, agent.reads(signal.guess, 0.0), 0.0)
+        close = agent.close
+        pull = agent.worth * agent.bundle * close
+        change = agent.reads(signal.guess, 0.0)
+        rate = (agent.budget / agent.rate + jnp.sum(pull * change)) / agent.stiffness
+        slack = change - agent.worth * rate
+        shift, missed = uncorrected(agent, slack, close)
+        missed_worth, centre = jnp.sum(agent.worth * missed), jnp.sum(agent.worth * close)
+        agent = eqx.tree_at(lambda a: (a.guessed, a.missed, a.centre), agent, (rate, missed_worth, centre))
         return agent, {
-            "room": book.room(agent, bundle, rate, slack),
+            "room": room(1 + shift, -shift, -rate / agent.rate),
             "by_price": Sum(jnp.sum(agent.bundle * slack)),
-            "by_bundle": Sum(jnp.sum(jnp.where(book.valued, book.slack, 0.0) * bundle)),
-            "by_both": Sum(jnp.sum(bundle * slack)),
-            "missed": Sum(agent.spread(book.call(bundle * slack), m)),
-            "centre": Sum(agent.spread(book.call(jnp.full_like(slack, agent.budget)), m)),
+            "by_both": Sum(-jnp.sum(agent.bundle * slack * (1 + shift))),
+            "missed": Sum(agent.spread(missed - pull * (missed_worth / agent.stiffness), m)),
+            "centre": Sum(agent.spread(agent.budget * (close - pull * (centre / agent.stiffness)), m)),
         }
 
     def propagate(self, signal, total):
         along_bundle = jnp.minimum(total["room"]["bundle"], 1.0)
         along_price = jnp.minimum(total["room"]["price"], 1.0)
-        reached = signal.spread + along_price * total["by_price"] + along_bundle * total["by_bundle"]
+        by_bundle = -signal.spread - total["by_price"]
+        reached = signal.spread + along_price * total["by_price"] + along_bundle * by_bundle
         reached = reached + along_price * along_bundle * total["by_both"]
         # Mehrotra's rule: the better the plain direction does, the less we lean towards the centre.
         centring = jnp.clip(reached / signal.spread, 0.0, 1.0) ** 3
@@ -234,12 +215,20 @@ class Follow(AbstractSystem):
 
     def respond(self, agent, signal, key):
         del key
-        book = Book(agent, signal.price)
-        plain, _, slack = book.follow(agent, agent.reads(signal.guess, 0.0), 0.0)
-        aim = signal.target * agent.budget - plain * slack
-        bundle, rate, slack = book.follow(agent, agent.reads(signal.change, 0.0), aim)
-        moved = eqx.tree_at(lambda a: (a.bundle_step, a.rate_step), agent, (bundle, rate))
-        return moved, book.room(agent, bundle, rate, slack)
+        close = agent.close
+        pull = agent.worth * agent.bundle * close
+        slack = agent.reads(signal.guess, 0.0) - agent.worth * agent.guessed
+        _, missed = uncorrected(agent, slack, close)
+        change, aim = agent.reads(signal.change, 0.0), signal.target * agent.budget
+        own = agent.budget / agent.rate - aim * agent.centre + agent.missed
+        rate = (own + jnp.sum(pull * change)) / agent.stiffness
+        shift = (change - agent.worth * rate) * close
+        step = aim * close - missed - agent.bundle * (1 + shift)
+        fall = jnp.where(agent.bundle > 0, -step / agent.bundle, 0.0)
+        # A direction that rounding has spoilt is not carried out (see propagate), but must not be NaN either.
+        step, kept = jnp.nan_to_num(step), jnp.nan_to_num(rate)
+        moved = eqx.tree_at(lambda a: (a.bundle_step, a.rate_step), agent, (step, kept))
+        return moved, room(fall, -shift, -rate / agent.rate)
 
     def propagate(self, signal, total):
         falling = jnp.where(signal.change < 0, -signal.price / signal.change, jnp.inf)
@@ -248,7 +237,7 @@ class Follow(AbstractSystem):
         bundle_rate = jnp.minimum(1.0, part * total["bundle"])
         price_rate = jnp.minimum(1.0, part * jnp.minimum(total["price"], jnp.min(falling)))
         sound = jnp.all(jnp.isfinite(signal.change)) & jnp.isfinite(bundle_rate) & jnp.isfinite(price_rate)
-        sound &= jnp.any(signal.guess != 0)
+        sound &= jnp.any(signal.guess != 0) & (signal.spread > FLOOR)
         change = jnp.where(sound, signal.change, 0.0)
         bundle_rate, price_rate = jnp.where(sound, bundle_rate, 0.0), jnp.where(sound, price_rate, 0.0)
         return eqx.tree_at(
@@ -256,6 +245,26 @@ class Follow(AbstractSystem):
             signal,
             (signal.price + price_rate * change, change, bundle_rate, price_rate),
         )
+
+
+def uncorrected(trader: Trader, slack: Array, close: Array) -> tuple[Array, Array]:
+    """Return by what share of itself the slack would change, and what that change misses, over the slack.
+
+    Linearised, x(z + dz) + z·dx = 0 gives dx = −x(1 + dz/z), and x·z would be zero but for dx·dz.
+    """
+    shift = slack * close
+    return shift, -trader.bundle * shift * (1 + shift)
+
+
+def room(bundle: Array, slack: Array, rate: Array) -> dict[str, Best]:
+    """Return how far a buyer can go until something is used up, given by what share of itself each thing falls.
+
+    The total of these messages is the least such way.
+    """
+    smallest = jnp.finfo(bundle.dtype).tiny
+    along_bundle = 1 / jnp.maximum(jnp.max(bundle), smallest)
+    along_price = 1 / jnp.maximum(jnp.maximum(jnp.max(slack), rate), smallest)
+    return {"bundle": Best(along_bundle, along_bundle), "price": Best(along_price, along_price)}
 
 
 MOST_RIDGE = 1e-9
@@ -289,4 +298,4 @@ def central_path(*, money: bool = False) -> Sequence:
 
 def carried_out(trader: Trader, signal: Path) -> Float[Array, " k1"]:
     """Return a trader's bundle with the last change carried out."""
-    return trader.bundle + jnp.where(signal.bundle_rate > 0, signal.bundle_rate * trader.bundle_step, 0.0)
+    return trader.bundle + signal.bundle_rate * trader.bundle_step

@@ -81,7 +81,7 @@ def best_spending(buyer: Buyer, price: Float[Array, " m"], rho: float) -> Float[
     own = buyer.reads(price)
     if rho == 1:
         bang = jnp.where(buyer.worth > 0, buyer.worth / own, 0.0)
-        best = bang >= jnp.max(bang) * (1 - 1e-12)
+        best = (bang >= jnp.max(bang) * (1 - 1e-12)).astype(own.dtype)
         return buyer.budget * best / jnp.sum(best)
     if rho == -jnp.inf:
         cost = buyer.value * own

@@ -255,7 +255,7 @@ def _measure(state: State) -> jax.Array:
 
 def _law(normal: Normal, law: str, tol: float) -> tuple[AbstractSystem, State, Within | None, Callable]:
     """Return the system, its first state, its measure of rest, and how to read its answers."""
-    rho, within = normal.market.utility.rho, Within(jnp.asarray(tol / 2))
+    rho, within = normal.market.utility.rho, Within(jnp.asarray(0.9 * tol))
     if law == "tatonnement":
         price = jnp.asarray(_first_price(normal))
         return Tatonnement(rho, 0.1), State(normal.buyers_state(), price), None, _price_takers(normal)
@@ -274,6 +274,16 @@ def _law(normal: Normal, law: str, tol: float) -> tuple[AbstractSystem, State, W
     eta = rho / (1 - rho)
     signal = Trial.at(jnp.log(price), jnp.asarray(min(eta, 1.0)))
     return ElasticDemand(rho), State(normal.buyers_state(), signal), within, _price_takers(normal)
+
+
+def first_state(normal: Normal, law: str) -> tuple[AbstractSystem, State]:
+    """Return a law of motion and the state it begins in; call it under `jax.enable_x64(True)`.
+
+    Args:
+        normal: The market in the rules' units.
+        law: As for `solve`.
+    """
+    return _law(normal, law, 1.0)[:2]
 
 
 def _first_bids(normal: Normal) -> np.ndarray:
@@ -304,9 +314,13 @@ def _first_traders(normal: Normal) -> State:
         rate = np.minimum(rate, 0.5 / normal.cash)
         bundle = np.column_stack([bundle, bids[:, -1]])
     entries = float(normal.budget @ ((normal.value > 0).sum(axis=1) + (normal.cash is not None)))
-    traders = normal.buyers_state(
-        Trader, bundle=bundle, rate=rate, bundle_step=np.zeros_like(bundle), rate_step=np.zeros_like(rate)
-    )
+    worth, own = normal.value, np.broadcast_to(normal.read(price), normal.value.shape)
+    if normal.cash is not None:
+        worth, own = np.column_stack([worth, normal.cash]), np.column_stack([own, np.ones_like(rate)])
+    slack, none = np.where(worth > 0, own - worth * rate[:, None], 1.0), np.zeros_like(rate)
+    private = {"bundle": bundle, "rate": rate, "slack": slack, "bundle_step": np.zeros_like(bundle)}
+    private |= dict.fromkeys(("rate_step", "stiffness", "guessed", "missed", "centre"), none)
+    traders = normal.buyers_state(Trader, **private)
     return State(traders, Path.at(jnp.asarray(price), entries))
 
 

@@ -1,0 +1,1 @@
+"""Problems, peers and timings, one module per system: `python -m benchmarks market`."""
