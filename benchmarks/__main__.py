@@ -9,9 +9,7 @@ SYSTEMS = ("market",)
 def main(arguments: list[str]) -> int:
     """Hand over to a system's module; return its exit code."""
     system, rest = (
-        ("market", arguments)
-        if not arguments or arguments[0].startswith("-")
-        else (arguments[0], arguments[1:])
+        ("market", arguments) if not arguments or arguments[0].startswith("-") else (arguments[0], arguments[1:])
     )
     if system not in SYSTEMS:
         print(

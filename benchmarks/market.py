@@ -121,9 +121,7 @@ QUICK_LADDER = (10_000, 31_623)
 COMMAND_SECONDS = 8.0
 
 
-def compare(
-    case: Case, before: dict[str, Any] | None, everything: bool, say: Callable[[str], None]
-) -> dict[str, Any]:
+def compare(case: Case, before: dict[str, Any] | None, everything: bool, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure a case: us, then each peer, or what an earlier run has of it."""
     say(f"{case.name}: {case.problem} to {case.target:g}")
     ours = to_target(Catallax(), case.make, case.target, limit=case.limit)
@@ -288,9 +286,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
         "--only", action="append", metavar="NAME", choices=[*names, "ladder", "command"],
         help=f"measure this case alone (may be repeated): {', '.join(names)}, ladder, command",
     )  # fmt: skip
-    parser.add_argument(
-        "--quick", action="store_true", help="small sizes, two minutes; writes only with --out"
-    )
+    parser.add_argument("--quick", action="store_true", help="small sizes, two minutes; writes only with --out")
     parser.add_argument("--all", action="store_true", help=f"measure peers of more than {SLOW:g} s again too")
     parser.add_argument("--out", type=Path, metavar="FILE", help="where results go, as JSON")
     parser.add_argument("--against", type=Path, metavar="FILE", help="flag cases twice as slow as in FILE")

@@ -87,9 +87,7 @@ def to_target(
     return measured
 
 
-def apart(
-    method: Method, make: Callable[[], Problem], target: float, setting: float, limit: float
-) -> Measured:
+def apart(method: Method, make: Callable[[], Problem], target: float, setting: float, limit: float) -> Measured:
     """Measure one method at one setting in a fresh process."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
@@ -110,9 +108,7 @@ def apart(
         here.close()
 
 
-def _child(
-    pipe: Connection, method: Method, make: Callable[[], Problem], target: float, setting: float
-) -> None:
+def _child(pipe: Connection, method: Method, make: Callable[[], Problem], target: float, setting: float) -> None:
     try:
         pipe.send(timed(method, make(), target, setting))
     except Exception as error:

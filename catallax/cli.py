@@ -34,9 +34,7 @@ def main(tokens: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if tokens is None else tokens)
     try:
         app = build(tokens)
-        code = app(
-            tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value"
-        )
+        code = app(tokens, exit_on_error=False, print_error=False, verbose=False, result_action="return_value")
         sys.stdout.flush()
         return code if isinstance(code, int) else 0
     except BrokenPipeError:
@@ -72,9 +70,7 @@ def _sentence(error: CycloptsError, tokens: Sequence[str]) -> str:
     if unused := re.fullmatch(r"Unused Tokens: \[(.*)\]\.", text):
         return f"one argument too many: {unused[1]}"
     if tokens and tokens[0].startswith("-") and text.startswith("Unknown command"):
-        return f"unknown option {tokens[0]}" + did_you_mean(
-            tokens[0], ["--help", "--version", "--install-completion"]
-        )
+        return f"unknown option {tokens[0]}" + did_you_mean(tokens[0], ["--help", "--version", "--install-completion"])
     return text[:1].lower() + text[1:].rstrip(".")
 
 
@@ -140,9 +136,7 @@ def _command(study: Study) -> Any:
         )
         if positional and many:
             one = _parameter(field.name, typing.get_args(kinds[field.name])[0], None, "", group).annotation
-            parameter = parameter.replace(
-                kind=inspect.Parameter.VAR_POSITIONAL, default=inspect.Parameter.empty
-            )
+            parameter = parameter.replace(kind=inspect.Parameter.VAR_POSITIONAL, default=inspect.Parameter.empty)
             parameter = parameter.replace(annotation=one)
         parameters.insert(0 if positional else len(parameters), parameter)
     for name, (kind, default, help) in RUN_OPTIONS.items():
@@ -250,9 +244,7 @@ def list_studies() -> int:
     return 0
 
 
-def show(
-    directory: Annotated[Path, Parameter(help="A run directory, such as runs/market-2026-11-23-001.")], /
-) -> int:
+def show(directory: Annotated[Path, Parameter(help="A run directory, such as runs/market-2026-11-23-001.")], /) -> int:
     """Show what a run came to: status, certificates, the top of its tables."""
     from .runs.show import show_run
 

@@ -26,9 +26,7 @@ GROUP = "catallax.studies"
 COMMON = {"seed": int, "devices": int}
 """Settings that every run has, whatever the study."""
 
-RESERVED = frozenset(
-    {*COMMON, "set", "config", "out", "resume", "quiet", "help", "version", "study", "options"}
-)
+RESERVED = frozenset({*COMMON, "set", "config", "out", "resume", "quiet", "help", "version", "study", "options"})
 """Names that a study's own options may not take."""
 
 RECORDED = frozenset({"versions", "input", "result"})
@@ -154,9 +152,7 @@ def check_study(study: Any) -> None:
     """
     options: Any = getattr(study, "Options", None)
     if not isinstance(study, Study) or not dataclasses.is_dataclass(study.Options):
-        raise TypeError(
-            "a study has name, summary, positional, a dataclass Options, and execute(options, run)"
-        )
+        raise TypeError("a study has name, summary, positional, a dataclass Options, and execute(options, run)")
     kinds = option_types(study)
     if taken := sorted(RESERVED & kinds.keys()):
         raise TypeError(f"the option names {', '.join(taken)} belong to the command line")
@@ -272,9 +268,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], str]:
         return tomllib.loads(text.replace("\r\n", "\n")), text
     except tomllib.TOMLDecodeError as error:
         what, line, column = str(error), None, None
-        if place := re.fullmatch(
-            r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", what, re.DOTALL
-        ):
+        if place := re.fullmatch(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", what, re.DOTALL):
             what = place[1]
             line = int(place[2]) if place[2] else text.count("\n") + 1
             column = int(place[3]) if place[3] else None

@@ -148,9 +148,7 @@ def test_a_peer_that_fails_says_why():
 
 
 def ours(seconds=0.5, **rest):
-    return Measured(
-        "catallax", 1e-6, "settled", seconds, seconds, seconds, peak_bytes=10**9, reached=True, **rest
-    )
+    return Measured("catallax", 1e-6, "settled", seconds, seconds, seconds, peak_bytes=10**9, reached=True, **rest)
 
 
 def test_ratios_and_aims():

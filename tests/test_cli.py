@@ -78,9 +78,7 @@ def test_runs_are_numbered_and_a_config_can_be_used_again(catallax_, workplace):
 
 
 def test_flags_in_every_form(catallax_, workplace):
-    code, _, err = catallax_(
-        "run counting --out a --rounds=2 --levels 3 --levels 4 --law square --no-loud --step -1"
-    )
+    code, _, err = catallax_("run counting --out a --rounds=2 --levels 3 --levels 4 --law square --no-loud --step -1")
     assert (code, err) == (0, "")
     options = tomllib.loads((workplace / "a" / "config.toml").read_text())["options"]
     assert (options["levels"], options["step"], options["law"]) == ([3.0, 4.0], -1.0, "square")

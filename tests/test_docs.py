@@ -45,15 +45,11 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
 
 
 def test_the_readme_shows_how_to_write_a_system():
-    shown = [
-        block for block in blocks(ROOT / "README.md") if "def respond" in block and "def propagate" in block
-    ]
+    shown = [block for block in blocks(ROOT / "README.md") if "def respond" in block and "def propagate" in block]
     assert shown, "the README needs one example of a system"
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*catallax.__all__, *catallax.market.__all__, *catallax.testing.__all__})
-)
+@pytest.mark.parametrize("name", sorted({*catallax.__all__, *catallax.market.__all__, *catallax.testing.__all__}))
 def test_every_public_name_is_documented(name):
     shown_whole = name in catallax.testing.__all__ and "::: catallax.testing\n" in prose()
     assert shown_whole or re.search(rf"(`|::: catallax\.(\w+\.)*){re.escape(name)}\b", prose()), (

@@ -23,9 +23,7 @@ FILE_LINES, FUNCTION_LINES, CORE_LINES = 500, 80, 900
 PUBLIC = ("catallax", "catallax.testing", "catallax.market")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
-MACHINE_PATH = re.compile(
-    r"(?<![\w.:/~$}-])/(?:home|Users|root|work|tmp|mnt|opt|var|private)/\w|[A-Z]:\\Users"
-)
+MACHINE_PATH = re.compile(r"(?<![\w.:/~$}-])/(?:home|Users|root|work|tmp|mnt|opt|var|private)/\w|[A-Z]:\\Users")
 REGISTRY = re.compile(
     r"pypi\.org|pythonhosted\.|://\S*/simple\b|--(?:extra-)?index-url|--find-links|file:///|--trusted-host"
 )
@@ -70,21 +68,14 @@ def code_lines(source: str) -> int:
         if token.type not in idle:
             lines.update(range(token.start[0], token.end[0] + 1))
     for node in ast.walk(ast.parse(source)):
-        if (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-        ):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
     return len(lines)
 
 
 def test_code_lines_are_counted_as_promised():
     assert (
-        code_lines(
-            '"""Doc."""\n\n# why\nx = 1\n"""What x is."""\ndef f():\n    """Doc."""\n    return (\n  1)\n'
-        )
-        == 4
+        code_lines('"""Doc."""\n\n# why\nx = 1\n"""What x is."""\ndef f():\n    """Doc."""\n    return (\n  1)\n') == 4
     )
 
 
@@ -99,11 +90,7 @@ def test_files_and_functions_stay_small(path):
 
 
 def test_the_core_stays_small():
-    sizes = {
-        path.name: code_lines(path.read_text(encoding="utf-8"))
-        for path in SOURCES
-        if path.parent.name == "core"
-    }
+    sizes = {path.name: code_lines(path.read_text(encoding="utf-8")) for path in SOURCES if path.parent.name == "core"}
     assert sum(sizes.values()) < CORE_LINES, sizes
 
 
@@ -136,9 +123,7 @@ def test_the_readme_lists_the_systems_as_their_cards_do():
 def test_the_import_contracts_know_every_system(system):
     contracts = PROJECT["tool"]["importlinter"]["contracts"]
     name = f"catallax.{system}"
-    assert any(name in contract.get("modules", ()) for contract in contracts), (
-        f"no contract keeps {name} apart"
-    )
+    assert any(name in contract.get("modules", ()) for contract in contracts), f"no contract keeps {name} apart"
     kept_out = [contract for contract in contracts if name in contract.get("forbidden_modules", ())]
     kept_in = [contract for contract in contracts if name in contract.get("source_modules", ())]
     assert kept_out and kept_in, f"add {name} to the import contracts in pyproject.toml"
@@ -247,8 +232,6 @@ def test_machine_paths_and_registries_are_recognised(text):
     assert MACHINE_PATH.search(text) or REGISTRY.search(text)
 
 
-@pytest.mark.parametrize(
-    "text", ["src/tmp/x", "https://example.org/home/x", "../work/data", "a simple/b", "./tmp/x"]
-)
+@pytest.mark.parametrize("text", ["src/tmp/x", "https://example.org/home/x", "../work/data", "a simple/b", "./tmp/x"])
 def test_other_paths_are_not(text):
     assert not MACHINE_PATH.search(text) and not REGISTRY.search(text)

@@ -54,9 +54,7 @@ def main(source: Path) -> None:
     for bracket, _ in BRACKETS.values():
         print(f"  {bracket}: {sum(group == bracket for _, group, _ in incomes)}")
     write("food-world-cup.csv", ["respondent", *map(cuisine, questions)], ratings)
-    write(
-        "food-world-cup-budgets.csv", ["respondent", "budget"], [[who, budget] for who, _, budget in incomes]
-    )
+    write("food-world-cup-budgets.csv", ["respondent", "budget"], [[who, budget] for who, _, budget in incomes])
     write("food-world-cup-groups.csv", ["respondent", "income"], [[who, group] for who, group, _ in incomes])
 
 

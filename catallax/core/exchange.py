@@ -199,7 +199,7 @@ def exchange(
             moved[name], totals[name], fine = _crowd(stage, population, signal, own, layout, place)
             sound &= fine
         agents = moved[None] if None in moved else Populations(**moved)
-        after = stage.propagate(signal, totals[None] if None in totals else totals)
+        after = stage.propagate(signal, totals.get(None, totals))
         _same_structure("propagate gave a signal", signal, after)
         signal = after
     return State(agents, signal, state.round + 1), sound

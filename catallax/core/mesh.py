@@ -1,5 +1,7 @@
 """Spreading agents over devices. Only the total crosses between them."""
 
+from typing import Any
+
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -8,7 +10,7 @@ AXIS = "agents"
 """The name of the mesh axis along which agents are sharded."""
 
 
-def mesh(devices: int | list[jax.Device] | None = None) -> Mesh:
+def mesh(devices: int | list[Any] | None = None) -> Mesh:
     """Return a mesh for `run(..., mesh=)` and `settle(..., mesh=)`.
 
     Args:
@@ -23,8 +25,6 @@ def mesh(devices: int | list[jax.Device] | None = None) -> Mesh:
         devices = available
     elif isinstance(devices, int):
         if not 1 <= devices <= len(available):
-            raise ValueError(
-                f"{devices} devices asked for; {len(available)} at hand ({available[0].platform})"
-            )
+            raise ValueError(f"{devices} devices asked for; {len(available)} at hand ({available[0].platform})")
         devices = available[:devices]
     return Mesh(np.array(devices), (AXIS,))

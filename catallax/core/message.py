@@ -94,15 +94,13 @@ class Outer(AbstractMessage):
         r: A vector of the agent. The total has shape (len(l), len(r)).
     """
 
-    l: Array
+    l: Array  # noqa: E741 - l ⊗ r is how the total is written
     r: Array
 
     def reduce(self, present, numbers):
         del numbers
         if self.l.ndim != 2 or self.r.ndim != 2:
-            raise ValueError(
-                f"Outer takes two vectors per agent; got shapes {self.l.shape[1:]} and {self.r.shape[1:]}"
-            )
+            raise ValueError(f"Outer takes two vectors per agent; got shapes {self.l.shape[1:]} and {self.r.shape[1:]}")
         # The sum over agents is the contraction: no agents × l × r array ever exists.
         return lax.dot_general(
             _mask(self.l, present),

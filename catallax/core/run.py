@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key, PyTree
 
@@ -123,12 +124,13 @@ def _round(system, key: Key[Array, ""], plan: Plan, ending: AbstractEnding, carr
     code = jnp.where(sound, code, Status.OVERFLOW)
     status = jnp.where(carry.status == GOING, code, carry.status).astype(jnp.int32)
     carry = dataclasses.replace(carry, state=after, status=status, ending=own)
-    if plan.observe is None:
+    observe = plan.observe
+    if observe is None:
         return carry
     due = after.round % plan.every == 0
 
     def write(carry: Carry) -> Carry:
-        seen = plan.observe(public(after, plan.layout))
+        seen = observe(public(after, plan.layout))
         record = jax.tree.map(lambda all, one: all.at[carry.records].set(one), carry.record, seen)
         recorded = carry.recorded.at[carry.records].set(after.round)
         return dataclasses.replace(carry, record=record, recorded=recorded, records=carry.records + 1)
@@ -167,7 +169,7 @@ def begin(state: State, plan: Plan, ending: AbstractEnding) -> Carry:
 def traced(*trees: PyTree) -> bool:
     """Say whether we are inside a transformation: no host, no chunks, no exceptions."""
     # Under jit whatever is computed is traced, even if system and state are constants there.
-    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
+    return any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((trees, jnp.zeros(()))))
 
 
 def canonical(state: State) -> State:
@@ -200,9 +202,7 @@ def drive(
         while status is None and int(carry.state.round) < last:
             tick = time.perf_counter()
             before, goal = carry, min(last, int(carry.state.round) + chunk)
-            carry = jax.block_until_ready(
-                _advance_compiled(system, key, plan, ending, carry, jnp.int32(goal))
-            )
+            carry = jax.block_until_ready(_advance_compiled(system, key, plan, ending, carry, jnp.int32(goal)))
             if int(carry.status) != GOING:
                 status = Status(int(carry.status))
             if status in (Status.OVERFLOW, Status.NON_FINITE):
@@ -317,7 +317,7 @@ def capacity(record: Callable | None, state: State, every: int, rounds: int, ins
     if record is None:
         return 0
     if inside:
-        if isinstance(state.round, jax.core.Tracer) and every > 1:
+        if isinstance(state.round, Tracer) and every > 1:
             # How many rounds are due depends on where the run starts: room for one that may not come.
             return -(-rounds // every)
         return (int(state.round) + rounds) // every - int(state.round) // every if every > 1 else rounds

@@ -107,9 +107,7 @@ class Anderson(eqx.Module):
         lost = ~jnp.all(jnp.isfinite(fx))
         after = Past(answers, residuals, norm, count + 1, plain)
         afresh = Past(past.answers, past.residuals, jnp.full_like(norm, jnp.inf), jnp.int32(0), past.plain)
-        return jnp.where(lost, past.plain, mixed), jax.tree.map(
-            lambda a, b: jnp.where(lost, a, b), afresh, after
-        )
+        return jnp.where(lost, past.plain, mixed), jax.tree.map(lambda a, b: jnp.where(lost, a, b), afresh, after)
 
 
 class Past(eqx.Module):
@@ -267,9 +265,7 @@ def _at_rest(system, state, key, rest, plan, max_rounds, linear_solver):
     start, constants = _split(state, moving)
     start = lax.stop_gradient(start)
     inputs = (system, state.round, start, constants, key, rest, _Static(state, plan, max_rounds, moving))
-    root, (rounds, residual, status, integers) = implicit_jvp(
-        _solve, _move, inputs, frozenset(), linear_solver
-    )
+    root, (rounds, residual, status, integers) = implicit_jvp(_solve, _move, inputs, frozenset(), linear_solver)
     others = [c if i is None else i for c, i in zip(constants, integers, strict=True)]
     final = _join(state, root, others)
     return State(final.agents, final.signal, state.round + rounds), rounds, residual, status
@@ -289,21 +285,18 @@ class _Static(eqx.Module):
 
     def state(self, at_rest: list, others: list, round: Array) -> State:
         leaves = [b if a is None else a for a, b in zip(at_rest, others, strict=True)]
-        return State(*jax.tree.unflatten(self.structure, leaves), round)
+        agents, signal = jax.tree.unflatten(self.structure, leaves)
+        return State(agents, signal, round)
 
 
 def _solve(inputs):
     system, round, start, constants, key, rest, static = inputs
     first = static.state(start, constants, round)
-    carry = advance(
-        system, key, static.plan, rest, begin(first, static.plan, rest), round + static.max_rounds
-    )
+    carry = advance(system, key, static.plan, rest, begin(first, static.plan, rest), round + static.max_rounds)
     status = jnp.where(carry.status == GOING, Status.OUT_OF_ROUNDS, carry.status)
     root, others = _split(public(carry.state, static.plan.layout), list(static.moving))
     integers = [
-        leaf
-        if leaf is not None and i >= len(static.moving) or (leaf is not None and static.moving[i])
-        else None
+        leaf if (leaf is not None and i >= len(static.moving)) or (leaf is not None and static.moving[i]) else None
         for i, leaf in enumerate(others)
     ]
     return root, (carry.state.round - round, rest.residual(carry.ending), status, integers)

@@ -98,9 +98,7 @@ def read_parquet(path: Path, file: str, quantity: Quantity) -> Table:
     first = [name for name in index if isinstance(name, str) and name in headers]
     table = table.select(first + [name for name in headers if name not in first])
     if table.num_rows == 0 or table.num_columns < 2:
-        raise InputError(
-            "the table is empty; give a column of buyers, goods, and a row for each buyer", file=file
-        )
+        raise InputError("the table is empty; give a column of buyers, goods, and a row for each buyer", file=file)
     return (_parquet_long if is_long(table.column_names) else _parquet_wide)(table, arrow, file, quantity)
 
 
@@ -130,9 +128,7 @@ def _parquet_wide(table: Any, arrow: Any, file: str, quantity: Quantity) -> Tabl
 
 
 def _parquet_long(table: Any, arrow: Any, file: str, quantity: Quantity) -> Table:
-    listed = [
-        _parquet_names(table, column, arrow, file, noun) for column, noun in enumerate(("buyer", "good"))
-    ]
+    listed = [_parquet_names(table, column, arrow, file, noun) for column, noun in enumerate(("buyer", "good"))]
     values = _parquet_numbers(table, 2, arrow, file, quantity)
 
     def place(row: int, _: int) -> tuple[int, int, str]:
@@ -181,9 +177,7 @@ def _parquet_names(table: Any, column: int, arrow: Any, file: str, noun: str) ->
 def _parquet_numbers(table: Any, column: int, arrow: Any, file: str, quantity: Quantity) -> np.ndarray:
     kind = table.schema.field(column).type
     kinds = arrow.types
-    if not any(
-        is_kind(kind) for is_kind in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_null)
-    ):
+    if not any(is_kind(kind) for is_kind in (kinds.is_integer, kinds.is_floating, kinds.is_decimal, kinds.is_null)):
         header = table.column_names[column]
         message = f"column {header!r} holds {kind} and not numbers; convert it to a number type"
         raise InputError(message, file=file, line=1, column=column + 1)

@@ -51,9 +51,7 @@ def read_table(path: Path, file: str, quantity: Quantity) -> Table:
     return (_long if is_long(header[1]) else _wide)(header, rows, file, quantity)
 
 
-def read_by_name(
-    path: str, names: Sequence[str], noun: str, quantity: Quantity
-) -> tuple[np.ndarray, dict[str, int]]:
+def read_by_name(path: str, names: Sequence[str], noun: str, quantity: Quantity) -> tuple[np.ndarray, dict[str, int]]:
     """Read one number for each name from a table of two columns, name and number.
 
     Args:
@@ -168,9 +166,7 @@ def _wide(header: Row, rows: Iterator[Row], file: str, quantity: Quantity) -> Ta
         _checked_cells(cells, buyers, goods, file, quantity)
         raise
     if not buyers:
-        raise InputError(
-            "no buyers; add a line for each below the header", file=file, line=header[0], column=1
-        )
+        raise InputError("no buyers; add a line for each below the header", file=file, line=header[0], column=1)
     values = _checked_cells(cells, buyers, goods, file, quantity)
     places = [(header[0], column) for column in range(2, len(goods) + 2)]
     return Table(compact(values), tuple(buyers), goods, file, tuple(buyers.values()), places)
@@ -198,9 +194,7 @@ def _appended(cells: array, fields: list[str], numbers: _Numbers) -> bool:
 def _checked_cells(
     cells: array, buyers: dict[str, int], goods: tuple[str, ...], file: str, quantity: Quantity
 ) -> np.ndarray:
-    values = (
-        np.frombuffer(cells, dtype=np.float64).reshape(len(buyers), len(goods)) if cells else np.zeros((0, 0))
-    )
+    values = np.frombuffer(cells, dtype=np.float64).reshape(len(buyers), len(goods)) if cells else np.zeros((0, 0))
 
     def place(row: int, column: int) -> tuple[int, int, str]:
         name, line = next(islice(buyers.items(), row, None))
@@ -219,11 +213,7 @@ def _goods(header: Row, file: str) -> tuple[str, ...]:
     line, fields = header
     if len(fields) < 2:
         separator = next((mark for mark in (";", "\t", "|") if mark in fields[0]), None)
-        remedy = (
-            f"separate the fields by commas, not {separator!r}"
-            if separator
-            else "give a column for each good"
-        )
+        remedy = f"separate the fields by commas, not {separator!r}" if separator else "give a column for each good"
         raise InputError(f"the header names no goods; {remedy}", file=file, line=line, column=1)
     goods: dict[str, int] = {}
     for column, field in enumerate(fields[1:], 2):
@@ -259,17 +249,13 @@ def _long(header: Row, rows: Iterator[Row], file: str, quantity: Quantity) -> Ta
         except _Fault:
             value = -1.0
         if value < 0:
-            _located(
-                fields[2], quantity, file, line, 3, f"buyer {fields[0].strip()!r}, good {fields[1].strip()!r}"
-            )
+            _located(fields[2], quantity, file, line, 3, f"buyer {fields[0].strip()!r}, good {fields[1].strip()!r}")
         triples[0].append(i)
         triples[1].append(j)
         triples[2].append(value + 0.0)
         lines.append(line)
     if not buyers:
-        raise InputError(
-            "no lines below the header; add buyer, good and value", file=file, line=header[0], column=1
-        )
+        raise InputError("no lines below the header; add buyer, good and value", file=file, line=header[0], column=1)
     at, to, values = (np.frombuffer(each, dtype=each.typecode) for each in triples)
     matrix, twice = assembled(at, to, values, (len(buyers), len(goods)))
     if twice:
@@ -327,9 +313,7 @@ def _header(rows: Iterator[Row], file: str, noun: str = "good") -> Row:
     line, header = next(rows, (1, [""]))
     if not any(field.strip() for field in header):
         if line == 1 and next(rows, None) is None:
-            raise InputError(
-                "the file is empty; give a header and a line for each buyer", file=file, line=1, column=1
-            )
+            raise InputError("the file is empty; give a header and a line for each buyer", file=file, line=1, column=1)
         raise InputError("the header is blank; name the columns", file=file, line=line, column=1)
     if all(_NUMBER.fullmatch(field.strip()) for field in header):
         raise InputError(

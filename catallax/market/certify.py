@@ -101,9 +101,7 @@ def certify(
     ]
 
 
-def certify_exchange(
-    economy: Exchange, prices: np.ndarray, allocation: Any, *, tol: float = 1e-6
-) -> list[Certificate]:
+def certify_exchange(economy: Exchange, prices: np.ndarray, allocation: Any, *, tol: float = 1e-6) -> list[Certificate]:
     """Check an answer to an exchange economy: the market's certificates at the incomes that the prices give.
 
     balance: the largest |value of the bundle − value of the endowment| per unit of income.

@@ -53,7 +53,7 @@ def solve_exchange(
     endowments = economy.endowments
     prices = economy.n / economy.m / economy.supply
     best: Equilibrium | None = None
-    for count in range(max_markets):
+    for _ in range(max_markets):
         incomes = np.asarray(endowments @ prices).ravel()
         market = Market(
             economy.valuations,

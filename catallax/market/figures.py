@@ -204,9 +204,7 @@ def draw_two_prices(goods: Sequence[str], competitive: np.ndarray, strategic: np
         axes = figure.subplots()
         axes.hlines(place, competitive[order], strategic[order], color=QUIET, linewidth=1)
         axes.plot(competitive[order], place, "o", color=MAIN, markersize=4.5, label="price-taking")
-        axes.plot(
-            strategic[order], place, "D", color=SECOND, markersize=4, label="strategic", fillstyle="none"
-        )
+        axes.plot(strategic[order], place, "D", color=SECOND, markersize=4, label="strategic", fillstyle="none")
         axes.set_yticks(place, [short(goods[int(j)]) for j in order])
         axes.tick_params(axis="y", length=0)
         axes.set(xlabel="price of one unit", ylim=(order.size - 0.4, -0.6))

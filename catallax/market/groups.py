@@ -58,9 +58,7 @@ def read_groups(path: Path, market: Market) -> Groups:
             message = f"more than {MOST_GROUPS} groups; put buyers into fewer"
             raise InputError(message, file=file, line=line, column=2)
     if not members:
-        raise InputError(
-            "no buyer has a group; write one behind a buyer's name", file=file, line=first, column=2
-        )
+        raise InputError("no buyer has a group; write one behind a buyer's name", file=file, line=first, column=2)
     return {group: np.array(sorted(numbers)) for group, numbers in members.items()}
 
 

@@ -50,15 +50,15 @@ class Trader(Buyer):
         centre: Σ v/z.
     """
 
-    bundle: Float[Array, " k1"] | None = None
-    rate: Float[Array, ""] | None = None
-    slack: Float[Array, " k1"] | None = None
-    bundle_step: Float[Array, " k1"] | None = None
-    rate_step: Float[Array, ""] | None = None
-    stiffness: Float[Array, ""] | None = None
-    guessed: Float[Array, ""] | None = None
-    missed: Float[Array, ""] | None = None
-    centre: Float[Array, ""] | None = None
+    bundle: Float[Array, " k1"] = eqx.field(kw_only=True)
+    rate: Float[Array, ""] = eqx.field(kw_only=True)
+    slack: Float[Array, " k1"] = eqx.field(kw_only=True)
+    bundle_step: Float[Array, " k1"] = eqx.field(kw_only=True)
+    rate_step: Float[Array, ""] = eqx.field(kw_only=True)
+    stiffness: Float[Array, ""] = eqx.field(kw_only=True)
+    guessed: Float[Array, ""] = eqx.field(kw_only=True)
+    missed: Float[Array, ""] = eqx.field(kw_only=True)
+    centre: Float[Array, ""] = eqx.field(kw_only=True)
 
     @property
     def close(self) -> Float[Array, " k1"]:

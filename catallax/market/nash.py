@@ -108,9 +108,7 @@ def best_responses(market: Market, bids: np.ndarray) -> tuple[np.ndarray, np.nda
     return response, (gained + free).sum(axis=1)
 
 
-def certify_nash(
-    market: Market, bids: np.ndarray, allocation: Any, *, tol: float = 1e-8
-) -> list[Certificate]:
+def certify_nash(market: Market, bids: np.ndarray, allocation: Any, *, tol: float = 1e-8) -> list[Certificate]:
     """Check bids and the allocation that they are said to lead to, without the solver.
 
     nash regret: the largest buyer's 1 − utility / best utility against the others' bids. spending: the
@@ -137,11 +135,7 @@ def certify_nash(
     off = max(float(off), -float(bids.min(initial=0.0)) / budgets.sum())
     shares = float(np.max(np.abs(held - rightful) / market.supply))
     return [
-        Certificate(
-            "nash regret", float(regret), tol, "largest share of its best response that a buyer misses"
-        ),
+        Certificate("nash regret", float(regret), tol, "largest share of its best response that a buyer misses"),
         Certificate("spending", off, ROUNDING, "largest deviation of a buyer's bids from its budget"),
-        Certificate(
-            "posts", shares, ROUNDING, "largest deviation from proportional shares, per unit of supply"
-        ),
+        Certificate("posts", shares, ROUNDING, "largest deviation from proportional shares, per unit of supply"),
     ]

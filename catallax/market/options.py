@@ -49,9 +49,7 @@ class Options:
     )
     groups: Path | None = dataclasses.field(
         default=None,
-        metadata={
-            "help": "A CSV with the columns buyer and group: whose income the report raises by one per cent."
-        },
+        metadata={"help": "A CSV with the columns buyer and group: whose income the report raises by one per cent."},
     )
     behaviour: Literal["competitive", "strategic"] = dataclasses.field(
         default="competitive",
@@ -115,18 +113,14 @@ def _require_exchange(options: Options) -> None:
         if getattr(options, name) is not None:
             raise InputError(f"--endowments already give budgets and supply; leave out --{name}")
     if options.behaviour == "strategic":
-        raise InputError(
-            "--behaviour strategic is worked out for markets with budgets; leave out --endowments"
-        )
+        raise InputError("--behaviour strategic is worked out for markets with budgets; leave out --endowments")
     if options.utility == "quasilinear":
         raise InputError(
             "an exchange economy has no money to keep; leave out --endowments, or choose a utility other "
             "than quasilinear"
         )
     if options.groups is not None:
-        raise InputError(
-            "--groups raises incomes, which --endowments make depend on prices; leave out one of the two"
-        )
+        raise InputError("--groups raises incomes, which --endowments make depend on prices; leave out one of the two")
     if options.law != "fast":
         raise InputError(f"--law {options.law} is for markets with budgets; leave it out, or --endowments")
 

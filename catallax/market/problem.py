@@ -189,9 +189,7 @@ class Exchange:
         goods: Sequence[str] | None = None,
     ):
         if utility.money:
-            raise InputError(
-                "an exchange economy has no money to keep; choose a utility other than quasilinear"
-            )
+            raise InputError("an exchange economy has no money to keep; choose a utility other than quasilinear")
         _settle_people(self, valuations, utility, buyers, goods)
         checked = _matrix(endowments, "endowments")
         if checked.shape != self.valuations.shape:
@@ -266,9 +264,7 @@ def _settle_people(
     _require_amounts(values, "valuation", buyers, goods)
     idle = first_empty_row(values)
     if idle is not None:
-        raise InputError(
-            f"buyer {buyers[idle]!r} values nothing; give a positive valuation or drop the buyer"
-        )
+        raise InputError(f"buyer {buyers[idle]!r} values nothing; give a positive valuation or drop the buyer")
     settled = {"valuations": values, "utility": utility, "buyers": buyers, "goods": goods}
     for name, value in settled.items():
         object.__setattr__(problem, name, value)
@@ -310,9 +306,7 @@ def _vector(values: Any, what: str, names: Sequence[str]) -> np.ndarray:
     result = _as_floats(np.ones(len(names)) if values is None else values, f"the {plural}")
     noun = "buyer" if what == "budget" else "good"
     if result.shape != (len(names),):
-        raise InputError(
-            f"the {plural} have shape {result.shape}; give one per {noun}, shape ({len(names)},)"
-        )
+        raise InputError(f"the {plural} have shape {result.shape}; give one per {noun}, shape ({len(names)},)")
     bad = ~(np.isfinite(result) & (result >= 0))
     if bad.any():
         i = int(bad.argmax())

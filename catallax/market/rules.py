@@ -206,14 +206,15 @@ class ElasticDemand(AbstractSystem):
         del key
         log_price = agent.reads(signal.log_price)
         share, log_sum = shares(agent, log_price, signal.eta)
-        if self.rho == 0:
-            value = -jnp.sum(share * log_price)
-        else:
-            value = log_sum / signal.eta
+        value = -jnp.sum(share * log_price) if self.rho == 0 else log_sum / signal.eta
         m = signal.log_price.size
         root = agent.spread(share * jnp.sqrt(agent.budget), m)
         spending = agent.spread(share * agent.budget, m)
-        return agent, {"spending": Sum(spending), "value": Sum(agent.budget * value), "second": Outer(root, root)}
+        return agent, {
+            "spending": Sum(spending),
+            "value": Sum(agent.budget * value),
+            "second": Outer(root, root),
+        }
 
     def propagate(self, signal, total):
         price, spending = jnp.exp(signal.log_price), total["spending"]

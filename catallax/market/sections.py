@@ -41,8 +41,7 @@ UTILITIES = {
     "linear": "linear: goods replace one another, and a valuation is what one unit of a good is worth",
     "quasilinear": "quasilinear: as linear, and unspent money is worth itself",
     "ces": "CES with ρ = {rho:g}: goods replace one another imperfectly (elasticity {elasticity:.3g})",
-    "cobb-douglas": "Cobb-Douglas: each buyer spends fixed parts of its budget, in proportion to its "
-    "valuations",
+    "cobb-douglas": "Cobb-Douglas: each buyer spends fixed parts of its budget, in proportion to its valuations",
     "leontief": "Leontief: goods are needed together, in proportion to the valuations",
 }
 
@@ -53,8 +52,7 @@ SECTION_LAW = {
     "Complements": "Prices took Newton steps on prices and leftovers together.",
     "ProportionalResponse": "Proportional response: each buyer bids on a good in proportion to the utility "
     "that it got from it in the round before; a price is the sum of bids.",
-    "Tatonnement": "Tâtonnement: a price rises while more of the good is wanted than there is, and falls "
-    "otherwise.",
+    "Tatonnement": "Tâtonnement: a price rises while more of the good is wanted than there is, and falls otherwise.",
 }
 
 
@@ -158,9 +156,7 @@ def _prices(findings: Findings) -> Section:
     note = f"Share is the part of all money spent. {_free(market, prices)}"
     if market.m > 30 and "prices" in findings.figures:
         note = f"The picture shows the 30 dearest of {market.m:,} goods. {note}"
-    return Section(
-        "Prices", table=table, figure=findings.figures.get("prices"), note=note, file="answer/prices.csv"
-    )
+    return Section("Prices", table=table, figure=findings.figures.get("prices"), note=note, file="answer/prices.csv")
 
 
 def _free(market: Market, prices: np.ndarray) -> str:
@@ -184,9 +180,7 @@ def _free(market: Market, prices: np.ndarray) -> str:
 def _convergence(findings: Findings) -> Section:
     answer = findings.answer
     law = SECTION_LAW.get(answer.law, "")
-    what = (
-        "markets, each solved at incomes held fixed" if isinstance(findings.problem, Exchange) else "rounds"
-    )
+    what = "markets, each solved at incomes held fixed" if isinstance(findings.problem, Exchange) else "rounds"
     count = findings.history[0].size if isinstance(findings.problem, Exchange) else answer.rounds
     text = (
         f"{law} It ended {answer.status} after {count:,} {what}, {findings.seconds:.1f} seconds after the "
@@ -261,13 +255,9 @@ def _statics(findings: Findings) -> Section:
     market = answer.market
     if findings.alike:
         priced = int(np.argmax(answer.prices))
-        part = [
-            float(market.budgets[members].sum() / market.budgets.sum())
-            for members in findings.groups.values()
-        ]
+        part = [float(market.budgets[members].sum() / market.budgets.sum()) for members in findings.groups.values()]
         text = (
-            "If everyone in a group had one per cent more income, every price would rise by the per cent in "
-            "the table."
+            "If everyone in a group had one per cent more income, every price would rise by the per cent in the table."
         )
         if market.utility.rho == 1:
             text += (
@@ -351,9 +341,7 @@ def _who_loses(findings: Findings, compared: Comparison) -> Section:
         "who lose": [int(np.sum(part < 1 - compared.threshold)) for _, part in rows],
         "mean change": [_signed(float(np.mean(part)) - 1) for _, part in rows],
     }
-    return Section(
-        "Who loses", " ".join(parts), table, note="The change is the mean over buyers of utility gained."
-    )
+    return Section("Who loses", " ".join(parts), table, note="The change is the mean over buyers of utility gained.")
 
 
 def _signed(change: float) -> str:

@@ -37,8 +37,8 @@ class Anchored(Buyer):
         bang: Value per unit of money of each good there.
     """
 
-    anchor: Float[Array, " k1"] | None = None
-    bang: Float[Array, " k1"] | None = None
+    anchor: Float[Array, " k1"] = eqx.field(kw_only=True)
+    bang: Float[Array, " k1"] = eqx.field(kw_only=True)
 
 
 class NearEquilibrium(AbstractSystem):
@@ -114,7 +114,13 @@ def prices_near(answer: Equilibrium) -> Callable[[Array, Array, Array], Array]:
 
 def one_total(system: NearEquilibrium, buyers: Buyer, signal: Array) -> Array:
     """Return the total that a system's agents give at a signal."""
-    return jnp.sum(jax.vmap(lambda buyer: system.respond(buyer, signal, None)[1].x)(buyers), axis=0)
+    return jnp.sum(jax.vmap(lambda buyer: system.respond(buyer, signal, jax.random.key(0))[1].x)(buyers), axis=0)
+
+
+def entries(market: Market) -> np.ndarray:
+    """Return the valuations as one flat array: row by row, or the stored entries of a sparse matrix."""
+    valuations = market.valuations
+    return np.ravel(valuations) if isinstance(valuations, np.ndarray) else np.asarray(valuations.data)
 
 
 def _places(normal: Normal) -> np.ndarray:
@@ -141,7 +147,7 @@ def _units(normal: Normal) -> np.ndarray:
     """Return the unit of utility that `Normal` gave each buyer, shape (n, 1)."""
     market = normal.market
     supply = normal.read(market.supply[normal.goods])
-    flat = market.valuations.data if scipy.sparse.issparse(market.valuations) else np.ravel(market.valuations)
+    flat = entries(market)
     raw = np.append(flat, 0.0)[_places(normal)]
     value = raw / supply if market.utility.rho == -np.inf else raw * supply**market.utility.rho
     return value.max(axis=1, keepdims=True)
@@ -177,8 +183,7 @@ def price_sensitivities(answer: Equilibrium, groups: Mapping[str, np.ndarray]) -
     market = answer.market
     with jax.enable_x64(True):
         prices = prices_near(answer)
-        valuations = market.valuations.data if scipy.sparse.issparse(market.valuations) else market.valuations
-        fixed = jnp.asarray(market.supply), jnp.asarray(valuations)
+        fixed = jnp.asarray(market.supply), jnp.asarray(entries(market))
         changes = np.zeros((len(groups), market.n))
         for row, members in zip(changes, groups.values(), strict=True):
             row[members] = market.budgets[members]

@@ -162,7 +162,7 @@ class Normal:
 
 
 def _padded(sparse: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return values and goods' numbers row by row, filled up with zeros; dense, without numbers, where that is better."""
+    """Return values and goods' numbers row by row, filled up with zeros; dense rows have no numbers."""
     counts = np.diff(sparse.indptr)
     width = int(counts.max())
     if width > SPARSE_BELOW * sparse.shape[1]:

@@ -208,9 +208,7 @@ def solve_strategic(
                 break
     history = np.array([at for at, _ in seen]), np.array([regret for _, regret in seen])
     read = 8 * market.n * market.m
-    return StrategicEquilibrium(
-        market, bids, prices, allocation, status, tuple(certificates), rounds, read, history
-    )
+    return StrategicEquilibrium(market, bids, prices, allocation, status, tuple(certificates), rounds, read, history)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -261,9 +259,7 @@ def compare(
     social = nash_welfare(market, answers[0]), nash_welfare(market, answers[1])
     mean = utilitarian_welfare(market, answers[0]), utilitarian_welfare(market, answers[1])
     with np.errstate(divide="ignore", invalid="ignore"):
-        change = np.where(
-            strategic.prices == competitive.prices, 0.0, strategic.prices / competitive.prices - 1
-        )
+        change = np.where(strategic.prices == competitive.prices, 0.0, strategic.prices / competitive.prices - 1)
         ratio = np.where(market.budgets > 0, strategic.utilities / competitive.utilities, np.nan)
     least, most = int(np.nanargmin(ratio)), int(np.nanargmax(ratio))
     losers, gainers = int(np.sum(ratio < 1 - threshold)), int(np.sum(ratio > 1 + threshold))

@@ -313,9 +313,7 @@ def _strategy(options: Options, run: RunContext, answer: Equilibrium) -> dict[st
 def _renamed(strategic: StrategicEquilibrium | None) -> list[Certificate]:
     """Return the certificates of the trading posts, told apart from the market's by their names."""
     found = [] if strategic is None else list(strategic.certificates)
-    return [
-        one if "nash" in one.name else dataclasses.replace(one, name=f"strategic {one.name}") for one in found
-    ]
+    return [one if "nash" in one.name else dataclasses.replace(one, name=f"strategic {one.name}") for one in found]
 
 
 def write_figures(run: RunContext, findings: Findings) -> dict[str, str]:
@@ -330,9 +328,7 @@ def write_figures(run: RunContext, findings: Findings) -> dict[str, str]:
         budgets = answer.market.budgets
         per_money = np.divide(1.0, budgets, out=np.zeros_like(budgets), where=budgets > 0)
         shares = scipy.sparse.diags_array(per_money) @ scipy.sparse.csr_array(findings.spending)
-        picture, columns, ends = allocation_map(
-            shares, main_goods(findings.spending), answer.prices, findings.groups
-        )
+        picture, columns, ends = allocation_map(shares, main_goods(findings.spending), answer.prices, findings.groups)
         names = [goods[j] for j in columns] + ["others"] * (picture.shape[1] - columns.size)
         drawn["allocation"] = draw_allocation(picture, names, ends)
     if findings.statics is not None and not findings.alike:

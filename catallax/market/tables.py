@@ -150,9 +150,7 @@ def _read(path: AnyPath, quantity: Quantity) -> Table:
     if reader is None:
         suffix = Path(file).suffix
         known = ", ".join(_READERS)
-        raise InputError(
-            f"the format {suffix!r} is not one of {known}; convert the table to one of them", file=file
-        )
+        raise InputError(f"the format {suffix!r} is not one of {known}; convert the table to one of them", file=file)
     return reader(found, file, quantity)
 
 
@@ -165,9 +163,7 @@ def _budgets(path: AnyPath, table: Table) -> np.ndarray:
     result, lines = read_by_name(file, buyers, "buyer", BUDGET)
     if not result.any():
         first = min(lines.values())
-        raise InputError(
-            "all budgets are zero; give at least one buyer money", file=file, line=first, column=2
-        )
+        raise InputError("all budgets are zero; give at least one buyer money", file=file, line=first, column=2)
     return result
 
 
@@ -192,9 +188,7 @@ def _aligned(endowments: Table, table: Table) -> Matrix:
         place = {name: position for position, name in enumerate(known)}
         for position, name in enumerate(given):
             if name not in place:
-                line, column = (
-                    (endowments.line_of(position), 1) if axis == 0 else endowments.place_of(position)
-                )
+                line, column = (endowments.line_of(position), 1) if axis == 0 else endowments.place_of(position)
                 message = f"there is no {noun} {name!r} in the valuations{did_you_mean(name, known)}"
                 raise InputError(message, file=endowments.file, line=line, column=column)
         places.append(np.array([place[name] for name in given]))

@@ -143,9 +143,7 @@ def _valued(valuations: Any, allocation: Any) -> tuple[np.ndarray, np.ndarray, n
     """The pairs with a positive valuation, row by row: row, valuation, quantity; and the number of rows."""
     shape, held = shape_of(valuations), shape_of(allocation)
     if shape != held or len(shape) != 2:
-        raise InputError(
-            f"valuations have shape {shape} and the allocation {held}; both must be the same (n, m)"
-        )
+        raise InputError(f"valuations have shape {shape} and the allocation {held}; both must be the same (n, m)")
     n = shape[0]
     if not sparse.issparse(valuations):
         v = np.asarray(valuations, float)

@@ -106,9 +106,7 @@ def pareto_slack(market: Market, allocation: Any) -> float:
         method="highs",
     )
     if answer.status != 0:
-        raise RuntimeError(
-            f"the linear program of the first welfare theorem was not solved: {answer.message}"
-        )
+        raise RuntimeError(f"the linear program of the first welfare theorem was not solved: {answer.message}")
     return max(0.0, float(-answer.fun - got.sum()) / market.n)
 
 
@@ -136,9 +134,7 @@ def envy(market: Market, allocation: Any) -> float:
     if market.utility.money:
         raise InputError("envy compares bundles of goods, and quasilinear buyers keep money as well")
     if market.n**2 * market.m > MOST_ENVY_CELLS:
-        raise InputError(
-            f"envy compares all pairs of buyers: {market.n} buyers with {market.m} goods are too many"
-        )
+        raise InputError(f"envy compares all pairs of buyers: {market.n} buyers with {market.m} goods are too many")
     live = market.budgets > 0
     budgets, values = market.budgets[live], market.dense()[live]
     held = allocation.toarray() if scipy.sparse.issparse(allocation) else np.asarray(allocation, float)
@@ -172,9 +168,7 @@ def replicas(market: Market, k: int) -> Market:
     values = scipy.sparse.vstack([market.sparse()] * k, format="csr")
     if not scipy.sparse.issparse(market.valuations):
         values = values.toarray()
-    names = (
-        [f"{name} ({copy})" for copy in range(1, k + 1) for name in market.buyers] if k > 1 else market.buyers
-    )
+    names = [f"{name} ({copy})" for copy in range(1, k + 1) for name in market.buyers] if k > 1 else market.buyers
     return Market(
         values,
         np.tile(market.budgets, k),

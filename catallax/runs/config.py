@@ -68,9 +68,7 @@ def input_files(options: Any) -> Iterator[tuple[str, Path]]:
     """Walk the files that a study's options name: (option, path)."""
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
-        paths = [
-            entry for entry in (value if isinstance(value, tuple) else (value,)) if isinstance(entry, Path)
-        ]
+        paths = [entry for entry in (value if isinstance(value, tuple) else (value,)) if isinstance(entry, Path)]
         for number, path in enumerate(paths, 1):
             yield (f"{field.name} {number}" if isinstance(value, tuple) else field.name), path
 

@@ -120,9 +120,7 @@ def _table(section: Section, columns: Mapping[str, list]) -> str:
         for title in columns
     )
     shown = [format_column(column[:ROWS]) for column in columns.values()]
-    cells = [
-        [_cell(text, numeric[title]) for text in column] for title, column in zip(columns, shown, strict=True)
-    ]
+    cells = [[_cell(text, numeric[title]) for text in column] for title, column in zip(columns, shown, strict=True)]
     rows = "\n".join(f"<tr>{''.join(row)}</tr>" for row in zip(*cells, strict=True))
     table = f"<table><thead><tr>{heads}</tr></thead>\n<tbody>{rows}</tbody></table>"
     note = ""
@@ -178,9 +176,7 @@ def small(value: float) -> str:
 def _numeric(column: Sequence) -> bool:
     """Whether a column holds numbers, gaps aside."""
     values = [value for value in column if value is not None]
-    return bool(values) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in values
-    )
+    return bool(values) and all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
 
 
 def format_column(column: Sequence) -> list[str]:

@@ -38,9 +38,7 @@ def show_run(directory: Path) -> None:
         print(f"report: {directory / REPORT}")
 
 
-def print_result(
-    title: str, status: str, certificates: Sequence[Certificate], summary: Sequence[str]
-) -> None:
+def print_result(title: str, status: str, certificates: Sequence[Certificate], summary: Sequence[str]) -> None:
     """Print what a run came to."""
     print(f"{title}: {status}")
     for line in summary:
@@ -64,9 +62,7 @@ def _print_csv(path: Path) -> None:
     print_table(heads, top)
 
 
-def print_table(
-    heads: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[int] = ()
-) -> None:
+def print_table(heads: Sequence[str], rows: Sequence[Sequence[str | Text]], right: Sequence[int] = ()) -> None:
     """Print a table; it wraps to the terminal, and not at all in a pipe."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for number, head in enumerate(heads):

@@ -228,9 +228,7 @@ class RunContext:
             "summary": outcome.summary,
         }
         write_whole(self.directory / CERTIFICATES, to_json(outcome.certificates))
-        page = render(
-            outcome, config=tomllib.loads(self._config), result=result, directory=self.directory.name
-        )
+        page = render(outcome, config=tomllib.loads(self._config), result=result, directory=self.directory.name)
         write_whole(self.directory / REPORT, page)
         write_whole(self.directory / config.NAME, f"{self._config}\n{config.toml_table('result', result)}")
         return self.directory / REPORT

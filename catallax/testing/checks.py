@@ -119,9 +119,7 @@ def check_locality(
         draws = draw_keys(before, key)
         expected = round_by_hand(stage, before.agents, before.signal, draws)[0]
         again = round_by_hand(stage, before.agents, before.signal, draws)[0]
-        everybody = {
-            name: np.ones(population_size(agents), bool) for name, agents in populations(before.agents)
-        }
+        everybody = {name: np.ones(population_size(agents), bool) for name, agents in populations(before.agents)}
         if place := first_change(stage, before, expected, again, everybody):
             raise ConformanceError(law, f"{place} differs when the same agents are asked the same twice")
         others = [("redrawn", redraw(jax.random.fold_in(key, draw), before.agents)) for draw in range(2)]
@@ -153,10 +151,7 @@ def check_permutation(
     for stage, before in walk(system, state, key):
         draws = draw_keys(before, key)
         answers, totals, signal = round_by_hand(stage, before.agents, before.signal, draws)
-        order = {
-            name: np.asarray(jax.random.permutation(key, numbers.size))
-            for name, (_, numbers) in draws.items()
-        }
+        order = {name: np.asarray(jax.random.permutation(key, numbers.size)) for name, (_, numbers) in draws.items()}
         agents, moved = reordered(before.agents, draws, order)
         after, permuted, heard = round_by_hand(stage, agents, before.signal, moved)
         for name, rows in answers.items():
@@ -270,8 +265,7 @@ def check_compilations(system: AbstractSystem, state: State, *, key: Key[Array, 
     """
     law, tally = "compilations", Tally()
     counted, equal = (
-        Sequence(tuple(Counted(stage, tally) for stage in stages(one)))
-        for one in (system, copy.deepcopy(system))
+        Sequence(tuple(Counted(stage, tally) for stage in stages(one))) for one in (system, copy.deepcopy(system))
     )
     first = run(counted, state, rounds, key=key)
     kinds = len(stages(system)) * len(list(populations(state.agents)))

@@ -125,11 +125,7 @@ def name_answers(stage: AbstractSystem, state: State, name: str | None) -> list[
     rule = trace_rule(stage, agents, state.signal, jax.random.key(0))
     whose = "an agent" if name is None else f"one of the {name}"
     parts = (("new private state", agents), ("message", rule.message))
-    return [
-        f"the {what}{keystr(path)} of {whose}"
-        for what, tree in parts
-        for path, _ in tree_leaves_with_path(tree)
-    ]
+    return [f"the {what}{keystr(path)} of {whose}" for what, tree in parts for path, _ in tree_leaves_with_path(tree)]
 
 
 def hold_no_population(stage: AbstractSystem, state: State) -> None:
@@ -153,9 +149,7 @@ def trace_agent(stage: AbstractSystem, agents: PyTree, state: State) -> Any:
     try:
         return jax.make_jaxpr(lambda a, s, k: stage.respond(a, s, k))(agent, state.signal, jax.random.key(0))
     except NameError as error:
-        raise ConformanceError(
-            "locality", f"respond reaches along an axis of other agents ({error})"
-        ) from error
+        raise ConformanceError("locality", f"respond reaches along an axis of other agents ({error})") from error
 
 
 def program_text(stage: AbstractSystem, state: State) -> tuple[list[str], list[bytes]]:
@@ -174,9 +168,7 @@ def round_shapes(system: AbstractSystem, state: State) -> tuple[int, list, list]
         _, totals, after = eqx.filter_eval_shape(round_by_hand, stage, agents, signal, draws)
         everything.append((totals, after))
     totals, signals = zip(*everything, strict=True)
-    sizes = [
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree) for tree in (totals, signals)
-    ]
+    sizes = [jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree) for tree in (totals, signals)]
     return lay_out(system, state, None, None).bytes_per_round, *sizes
 
 
@@ -291,11 +283,7 @@ def bits(x: Any, rows: Any = ...) -> bytes:
 def unit(x: Any) -> float:
     """Return the rounding unit of x's dtype, in that of single precision."""
     dtype = jnp.result_type(x)
-    return (
-        float(jnp.finfo(dtype).eps / jnp.finfo(jnp.float32).eps)
-        if jnp.issubdtype(dtype, jnp.inexact)
-        else 0.0
-    )
+    return float(jnp.finfo(dtype).eps / jnp.finfo(jnp.float32).eps) if jnp.issubdtype(dtype, jnp.inexact) else 0.0
 
 
 def largest(x: Any) -> float:

@@ -43,9 +43,7 @@ def execute(options: Options, run: RunContext) -> Outcome:
         title="Who owns how much",
         status=str(answer.status),
         certificates=certify(economy, wealth),
-        summary=[
-            f"{n}: {s:.4f} (exponential law: {e:.4f})" for n, s, e in zip(names, seen, law, strict=True)
-        ],
+        summary=[f"{n}: {s:.4f} (exponential law: {e:.4f})" for n, s, e in zip(names, seen, law, strict=True)],
         sections=[
             Section("Inequality", TEXT, {"": names, "seen": seen, "exponential law": law}),
             Section("Distribution", figure=histogram),

@@ -49,11 +49,7 @@ def test_a_state_goes_on_elsewhere(alone):
 
 
 def test_bytes_per_round_do_not_depend_on_the_number_of_agents():
-    counts = {
-        run(Crowd(), crowd(n), 0, mesh=place).bytes_per_round
-        for n in (3, 29, 1000)
-        for place in (None, mesh(8))
-    }
+    counts = {run(Crowd(), crowd(n), 0, mesh=place).bytes_per_round for n in (3, 29, 1000) for place in (None, mesh(8))}
     assert len(counts) == 1
 
 
@@ -63,9 +59,7 @@ def test_bytes_per_round_are_what_the_compiled_program_exchanges(n, devices):
     lines = [line for line in text.splitlines() if re.search(r" all-reduce(-start)?\(", line)]
     exchanged = sum(size for line in lines for _, size in buffers(line.split(" all-reduce")[0]))
     assert exchanged == run(Crowd(), crowd(n), 0, mesh=mesh(devices)).bytes_per_round
-    assert not re.search(
-        r" (all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)", text
-    )
+    assert not re.search(r" (all-gather|all-to-all|collective-permute|reduce-scatter|collective-broadcast)", text)
 
 
 class Loud(AbstractSystem):
@@ -78,9 +72,7 @@ class Loud(AbstractSystem):
         return total
 
 
-@pytest.mark.parametrize(
-    "agents", [[3.0, 1.0, jnp.nan, 1.0, 2.0], [jnp.inf] * 5, [-1.0, jnp.nan, -jnp.inf, 1.0, 0.0]]
-)
+@pytest.mark.parametrize("agents", [[3.0, 1.0, jnp.nan, 1.0, 2.0], [jnp.inf] * 5, [-1.0, jnp.nan, -jnp.inf, 1.0, 0.0]])
 def test_best_and_truth_values_across_devices(agents):
     state = State(jnp.array(agents), {"best": False, "sum": 0})
     alone, spread = (run(Loud(), state, 1, mesh=place).state.signal for place in (None, mesh(8)))

@@ -59,9 +59,7 @@ class TestOuter:
     def test_against_numpy(self, draw):
         l, r = draw.normal(size=(N, 4)).astype(np.float32), draw.normal(size=(N, 6)).astype(np.float32)  # noqa: E741
         present = jnp.arange(N) < 30
-        np.testing.assert_allclose(
-            total(Outer(jnp.asarray(l), jnp.asarray(r)))[0], l.T @ r, rtol=1e-5, atol=1e-5
-        )
+        np.testing.assert_allclose(total(Outer(jnp.asarray(l), jnp.asarray(r)))[0], l.T @ r, rtol=1e-5, atol=1e-5)
         masked = total(Outer(jnp.asarray(l).at[30:].set(jnp.nan), jnp.asarray(r)), present=present)[0]
         np.testing.assert_allclose(masked, l[:30].T @ r[:30], rtol=1e-5, atol=1e-5)
 
@@ -119,9 +117,7 @@ class TestDeposit:
         with jax.enable_x64(True):
             wide = jnp.array([2**32, 2**32 + 1, 1])
             np.testing.assert_array_equal(total(Deposit(wide, jnp.int32(1), sites=3), 3)[0], [0, 1, 0])
-        np.testing.assert_array_equal(
-            total(Deposit(jnp.array([0, 255, 1], jnp.uint8), sites=300), 3)[0][255], 1
-        )
+        np.testing.assert_array_equal(total(Deposit(jnp.array([0, 255, 1], jnp.uint8), sites=300), 3)[0][255], 1)
 
     def test_a_site_is_a_whole_number(self):
         with pytest.raises(ValueError, match=r"site is a whole number in \[0, 3\), not float32"):
@@ -132,9 +128,7 @@ class TestDeposit:
         draw = np.random.default_rng(1)
         site, amount = draw.integers(0, 4, N), draw.normal(size=N).astype(np.float32) * 1000
         order = np.array(order)
-        one, other = (
-            total(Deposit(s, a, sites=4))[0] for s, a in ((site, amount), (site[order], amount[order]))
-        )
+        one, other = (total(Deposit(s, a, sites=4))[0] for s, a in ((site, amount), (site[order], amount[order])))
         assert np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
     @pytest.mark.parametrize(
@@ -190,9 +184,7 @@ class Doubling(AbstractSystem):
         return total
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"block": 3}, {"mesh": 2}], ids=["whole", "in blocks", "on two devices"]
-)
+@pytest.mark.parametrize("options", [{}, {"block": 3}, {"mesh": 2}], ids=["whole", "in blocks", "on two devices"])
 def test_overflow_ends_a_run_with_its_last_sound_state(options):
     """Eight agents reach 2³⁰ units in round 28; in round 30 the total would wrap to zero."""
     options = {**options, "mesh": mesh(options["mesh"])} if "mesh" in options else options
@@ -210,9 +202,7 @@ def test_overflow_ends_a_run_with_its_last_sound_state(options):
 class TestBest:
     def test_the_least_score_wins(self, draw):
         score = draw.normal(size=N).astype(np.float32)
-        value, sound = total(
-            Best(jnp.asarray(score), {"score": jnp.asarray(score), "odd": jnp.arange(N) % 2 == 1})
-        )
+        value, sound = total(Best(jnp.asarray(score), {"score": jnp.asarray(score), "odd": jnp.arange(N) % 2 == 1}))
         assert sound and value["score"] == score.min() and value["odd"] == (score.argmin() % 2 == 1)
 
     def test_ties_go_to_the_lowest_number(self):
@@ -242,8 +232,7 @@ class TestBest:
         message = Best(score, jnp.arange(3))
         assert total(message, 3)[0] == 1
         parts = [
-            Best(score[i : i + 1], jnp.arange(3)[i : i + 1]).reduce(None, jnp.array([i], jnp.int32))
-            for i in range(3)
+            Best(score[i : i + 1], jnp.arange(3)[i : i + 1]).reduce(None, jnp.array([i], jnp.int32)) for i in range(3)
         ]
         assert message.finish(message.merge(message.merge(parts[0], parts[1]), parts[2]))[0] == 1
         assert message.finish(message.merge(message.nothing(parts[2]), parts[2]))[0] == 2

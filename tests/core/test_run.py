@@ -36,9 +36,7 @@ def counting(round=0):
 
 
 class TestRecord:
-    @pytest.mark.parametrize(
-        ("start", "rounds", "every"), [(0, 20, 1), (0, 20, 7), (3, 20, 7), (6, 1, 7), (3, 2, 7)]
-    )
+    @pytest.mark.parametrize(("start", "rounds", "every"), [(0, 20, 1), (0, 20, 7), (3, 20, 7), (6, 1, 7), (3, 2, 7)])
     def test_after_every_so_many_rounds(self, start, rounds, every):
         result = run(
             Count(),
@@ -170,9 +168,7 @@ class TestFailure:
         np.testing.assert_array_equal(result.record, np.arange(1.0, fail))
 
     def test_as_an_exception(self):
-        with pytest.raises(
-            RunFailed, match="non finite: the signal became NaN; look for a division by zero"
-        ) as caught:
+        with pytest.raises(RunFailed, match="non finite: the signal became NaN; look for a division by zero") as caught:
             run(Count(jnp.array(5.0)), counting(), 100, throw=True)
         assert caught.value.status is Status.NON_FINITE and int(caught.value.result.state.round) == 4
 

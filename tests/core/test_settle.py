@@ -83,9 +83,7 @@ class TestStatus:
 
     def test_diverged_from_close_to_rest(self):
         with jax.enable_x64(True):
-            result = settle(
-                Line(jnp.array(3.0)), State(jnp.ones(1), jnp.array(-0.5 + 1e-14)), rtol=1e-15, atol=0.0
-            )
+            result = settle(Line(jnp.array(3.0)), State(jnp.ones(1), jnp.array(-0.5 + 1e-14)), rtol=1e-15, atol=0.0)
         assert result.status is Status.DIVERGED
 
     def test_diverged_to_infinity(self):
@@ -122,9 +120,7 @@ class TestStatus:
         assert settle(system, state, distance=lambda a, b: 2.0 * jnp.abs(a - b).astype(float)).rounds == 2
 
     def test_tolerances_mean_what_they_say(self):
-        loose, tight = (
-            settle(Line(jnp.array(0.9)), State(jnp.ones(1), 0.0), rtol=r, atol=0.0) for r in (1e-2, 1e-5)
-        )
+        loose, tight = (settle(Line(jnp.array(0.9)), State(jnp.ones(1), 0.0), rtol=r, atol=0.0) for r in (1e-2, 1e-5))
         absolute = settle(Line(jnp.array(0.9)), State(jnp.ones(1), 0.0), rtol=0.0, atol=1e-4)
         for result, bound in ((loose, 1e-2), (tight, 1e-5), (absolute, 1e-5)):
             assert abs(float(result.signal) - 10) <= 1.1 * 9 * bound * 10
@@ -183,10 +179,7 @@ def differences(f, x, step=1e-6):
         d = np.zeros(x.size)
         d[i] = step
         columns.append(
-            (
-                np.asarray(f(jnp.asarray(x + d.reshape(x.shape))))
-                - np.asarray(f(jnp.asarray(x - d.reshape(x.shape))))
-            )
+            (np.asarray(f(jnp.asarray(x + d.reshape(x.shape)))) - np.asarray(f(jnp.asarray(x - d.reshape(x.shape)))))
             / (2 * step)
         )
     return np.stack(columns, -1)
@@ -233,9 +226,7 @@ class TestDerivative:
     def test_by_a_field_of_the_system(self):
         rest = lambda slope: settle(Line(slope), State(jnp.array([1.0, 2.0]), jnp.array(0.0)), **TIGHT).signal  # noqa: E731
         np.testing.assert_allclose(jax.grad(rest)(0.4), 3 / 0.6**2, rtol=1e-9)
-        np.testing.assert_allclose(
-            differences(lambda s: rest(s[0]), np.array([0.4])), [3 / 0.6**2], rtol=1e-7
-        )
+        np.testing.assert_allclose(differences(lambda s: rest(s[0]), np.array([0.4])), [3 / 0.6**2], rtol=1e-7)
 
     def test_does_not_depend_on_the_start(self):
         rest = lambda x: settle(Line(jnp.array(0.4)), State(jnp.ones(2), x), **TIGHT).signal  # noqa: E731
@@ -253,9 +244,7 @@ class TestDerivative:
             result = settle(Prices(), State(agents, state.signal), **TIGHT, **options)
             return weights @ result.signal["price"]
 
-        np.testing.assert_allclose(
-            jax.grad(price)(state.agents.money), state.agents.taste @ weights, atol=1e-9
-        )
+        np.testing.assert_allclose(jax.grad(price)(state.agents.money), state.agents.taste @ weights, atol=1e-9)
 
     def test_with_acceleration(self):
         state = market(5)

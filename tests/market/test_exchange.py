@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from catallax import Status
 from catallax.market.certify import certify_exchange
 from catallax.market.exchange import solve_exchange

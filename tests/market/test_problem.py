@@ -47,9 +47,7 @@ def test_defaults():
     assert repr(market) == "Market(2 buyers, 3 goods, 4 valuations, linear)"
 
 
-@pytest.mark.parametrize(
-    "kind", [np.asarray, np.ndarray.tolist, sparse.csr_array, sparse.coo_matrix, sparse.csc_array]
-)
+@pytest.mark.parametrize("kind", [np.asarray, np.ndarray.tolist, sparse.csr_array, sparse.coo_matrix, sparse.csc_array])
 def test_dense_and_sparse_valuations_are_one_market(kind):
     market = Market(kind(VALUES), [1, 0], [1, 2, 3])
     assert market.dense().tolist() == VALUES.tolist()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+
 from catallax.market.problem import CES, COBB_DOUGLAS, LEONTIEF, LINEAR, QUASILINEAR, Market
 from catallax.market.sensitivity import price_sensitivities, prices_near
 from catallax.market.solve import solve

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+
 from benchmarks.problems import awkward
 from catallax import Sequence, Status, mesh
 from catallax.market.certify import best_utilities, certify
@@ -185,7 +186,9 @@ def laws():
     yield "central path", None, LINEAR, quick
 
 
-@pytest.mark.parametrize(("name", "system", "utility", "options"), list(laws()), ids=lambda x: x if isinstance(x, str) else "")
+@pytest.mark.parametrize(
+    ("name", "system", "utility", "options"), list(laws()), ids=lambda x: x if isinstance(x, str) else ""
+)
 def test_conformance(name, system, utility, options):
     normal = Normal.of(small(utility, n=23, m=7))
     with jax.enable_x64(True):
@@ -219,7 +222,9 @@ def test_the_central_path_keeps_goods_sold_and_slacks_positive():
             state = run(system, state, 1).state
             traders, price = state.agents, state.signal.price
             np.testing.assert_allclose(np.asarray(traders.bundle).sum(axis=0), 1.0, rtol=1e-9)
-            slack = price[None, :] - traders.value * (traders.rate + state.signal.price_rate * traders.rate_step)[:, None]
+            slack = (
+                price[None, :] - traders.value * (traders.rate + state.signal.price_rate * traders.rate_step)[:, None]
+            )
             assert np.all(np.asarray(slack) > 0)
             assert np.all(np.asarray(traders.bundle) > 0)
         assert eqx.is_array(state.signal.gap)

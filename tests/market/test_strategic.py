@@ -182,9 +182,7 @@ def test_spending_equals_budgets_every_round():
     market = drawn(1, spread=3.0)
     with jax.enable_x64(True):
         state = first_state(market)
-        bids = run(
-            TradingPosts(), state, 4, key=jax.random.key(0), record=lambda s: s.signal.sum(axis=1)
-        ).record
+        bids = run(TradingPosts(), state, 4, key=jax.random.key(0), record=lambda s: s.signal.sum(axis=1)).record
     assert np.allclose(np.asarray(bids), market.budgets, rtol=1e-14)
 
 

@@ -154,9 +154,7 @@ def test_the_hand_did_not_slip(name):
     paid = [Fraction(price) for price in prices]
     assert sum(paid) == sum(budgets)
     for row, budget, utility in zip(values, budgets, utilities, strict=True):
-        assert Fraction(utility) == budget * max(
-            value / price for value, price in zip(row, paid, strict=True)
-        )
+        assert Fraction(utility) == budget * max(value / price for value, price in zip(row, paid, strict=True))
 
 
 def test_a_tie_that_nobody_needs():
@@ -333,7 +331,5 @@ def test_prisoners_dilemma():
 def test_silence_is_no_rest():
     example = runpy.run_path(str(EXAMPLES / "prisoners.py"))
     state = State(example["Prisoner"](jnp.arange(2, dtype=jnp.int32)), jnp.zeros((2, 1)))
-    ended = run(
-        example["Dilemma"](jnp.asarray(example["YEARS"], jnp.float32)), state, 1, key=jax.random.key(0)
-    )
+    ended = run(example["Dilemma"](jnp.asarray(example["YEARS"], jnp.float32)), state, 1, key=jax.random.key(0))
     assert np.array_equal(np.asarray(ended.state.signal), [[1], [1]])

@@ -64,9 +64,7 @@ class Page(HTMLParser):
 
 def outcome(**changes) -> Outcome:
     sections = [
-        Section(
-            "Prices", "First.\n\nSecond & last.", {"good": ["a", EVIL], "price": [1.5, 2.25]}, SVG, "A note."
-        ),
+        Section("Prices", "First.\n\nSecond & last.", {"good": ["a", EVIL], "price": [1.5, 2.25]}, SVG, "A note."),
         Section(EVIL, EVIL, {EVIL: [EVIL]}, SVG, EVIL, {EVIL: EVIL}),
         Section("Terms", terms={"regret": "What a buyer could gain."}),
     ]
@@ -99,15 +97,11 @@ def test_nothing_is_fetched():
     assert not re.search(r"url\(\s*[\"']?(?!#|[\"']?#)", text)
     assert "@import" not in text
     left = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
-    assert re.findall(r"https?://\S+", left) == ["https://example.org/data,"], (
-        "only the attribution names a place"
-    )
+    assert re.findall(r"https?://\S+", left) == ["https://example.org/data,"], "only the attribution names a place"
 
 
 def test_names_are_text_wherever_they_stand():
-    page = Page(
-        render(outcome(title=EVIL, status=EVIL, attribution=EVIL), config={"study": EVIL}, directory=EVIL)
-    )
+    page = Page(render(outcome(title=EVIL, status=EVIL, attribution=EVIL), config={"study": EVIL}, directory=EVIL))
     assert "script" not in page.tags
     assert "".join(page.words).count("<script>alert") == 17
 
@@ -144,9 +138,7 @@ def test_certificates_are_said_in_words():
     assert '<td class="number">1.2e−7</td><td class="number">1e−6</td><td class="good">✓ holds</td>' in text
     assert '<td class="number">not a number</td>' in text
     assert "✗ does not hold" in text
-    assert (
-        '<p class="banner bad"><strong>settled</strong><span>1 of 2 certificates does not hold</span>' in text
-    )
+    assert '<p class="banner bad"><strong>settled</strong><span>1 of 2 certificates does not hold</span>' in text
     good = [Certificate("gap", 0.0, 1e-6)]
     assert '<p class="banner good">' in render(outcome(certificates=good))
     assert '<p class="banner plain">' in render(outcome(certificates=[]))
@@ -215,9 +207,7 @@ def test_a_matplotlib_figure_is_inlined_offline():
     axes.legend()
     from catallax.runs.tables import svg_of
 
-    text = render(
-        outcome(sections=[Section("One", figure=svg_of(figure)), Section("Two", figure=svg_of(figure))])
-    )
+    text = render(outcome(sections=[Section("One", figure=svg_of(figure)), Section("Two", figure=svg_of(figure))]))
     page = Page(text)
     assert len(page.ids) == len(set(page.ids)) > 20
     assert {load[1:] for load in page.loads} <= set(page.ids)

@@ -31,9 +31,7 @@ def test_keeps_every_law(key):
 
 def test_money_does_not_drift_over_a_long_run_in_double_precision(key):
     with jax.enable_x64(True):
-        check_conservation(
-            Exchange(), start(jnp.ones(50)), key=key, conserves=LAWS, rounds=5000, tolerance=1e-12
-        )
+        check_conservation(Exchange(), start(jnp.ones(50)), key=key, conserves=LAWS, rounds=5000, tolerance=1e-12)
 
 
 def test_the_exponential_law_is_reached_from_equality(key):
@@ -42,9 +40,7 @@ def test_the_exponential_law_is_reached_from_equality(key):
     wealth = owned(result.state)
     assert result.status is Status.FINISHED
     assert all(one.holds for one in certify(economy, wealth))
-    np.testing.assert_allclose(
-        [gini(wealth), wealth.std() / 100.0, result.record[-1]], [0.5, 1, 1], atol=0.03
-    )
+    np.testing.assert_allclose([gini(wealth), wealth.std() / 100.0, result.record[-1]], [0.5, 1, 1], atol=0.03)
 
 
 def test_the_uniform_law_on_the_simplex_is_stationary_for_three_agents(key):
@@ -115,9 +111,7 @@ class TestStudy:
     def test_writes_what_it_found_and_resumes_bit_for_bit(self, tmp_path):
         def execute(directory, rounds, resuming=False):
             options = Options(agents=500, rounds=rounds)
-            with RunContext(
-                directory, study="wealth", settings=Settings(options), resuming=resuming
-            ) as context:
+            with RunContext(directory, study="wealth", settings=Settings(options), resuming=resuming) as context:
                 outcome = study.execute(options, context)
                 context.finish(outcome)
             return outcome
@@ -126,9 +120,7 @@ class TestStudy:
         outcome = execute(whole, 60)
         execute(parts, 25)
         execute(parts, 60, resuming=True)
-        assert (whole / "answer" / "wealth.csv").read_bytes() == (
-            parts / "answer" / "wealth.csv"
-        ).read_bytes()
+        assert (whole / "answer" / "wealth.csv").read_bytes() == (parts / "answer" / "wealth.csv").read_bytes()
         assert (whole / "history.jsonl").read_bytes() == (parts / "history.jsonl").read_bytes()
         assert outcome.status == "finished" and all(one.holds for one in outcome.certificates)
         assert {path.name for path in (whole / "figures").iterdir()} >= {"histogram.svg", "lorenz.svg"}
