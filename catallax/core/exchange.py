@@ -19,8 +19,8 @@ from .mesh import AXIS
 from .message import AbstractMessage, is_message, messages
 from .system import AbstractSystem, Populations, State, population_size, populations, stages
 
-BLOCK_BYTES = 2**24
-"""Messages of about this size are held at once; more agents are taken block by block."""
+BLOCK_BYTES = 2**28
+"""Messages of up to this size are held at once; more agents are taken block by block, which costs copies."""
 
 
 @dataclasses.dataclass(frozen=True)

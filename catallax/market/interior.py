@@ -78,7 +78,7 @@ class Path(eqx.Module):
         spread: Σ x·z, what separates the two sides of the market.
         entries: Σ budget × goods valued.
         factor: Cholesky factor of the elasticity of demand, scaled to a unit diagonal.
-        scale: The square root of its diagonal.
+        scale: The square root of its diagonal; infinite where there is no direction to go in.
         gap: The duality gap per unit of budget, of the state before the last change.
         regret: The largest buyer's regret there, or its error in spending if that is larger.
     """
@@ -152,6 +152,7 @@ class Quote(AbstractSystem):
         # Where rounding has the last word there is no direction any more: stay (Within sees the signal rest).
         found = jnp.isfinite(factor[-1, -1]) & jnp.all(jnp.isfinite(guess))
         factor, guess = jnp.where(found, factor, jnp.eye(weight.size)), jnp.where(found, guess, 0.0)
+        scale = jnp.where(found, scale, jnp.inf)
         worth = jnp.sum(signal.price) + total["money"]
         # Where money is worth nothing in itself the gap holds at any multiple of the price; take the best.
         level = worth - 1.0 if self.money else jnp.log(worth)
@@ -237,7 +238,7 @@ class Follow(AbstractSystem):
         bundle_rate = jnp.minimum(1.0, part * total["bundle"])
         price_rate = jnp.minimum(1.0, part * jnp.minimum(total["price"], jnp.min(falling)))
         sound = jnp.all(jnp.isfinite(signal.change)) & jnp.isfinite(bundle_rate) & jnp.isfinite(price_rate)
-        sound &= jnp.any(signal.guess != 0) & (signal.spread > FLOOR)
+        sound &= jnp.all(jnp.isfinite(signal.scale)) & (signal.spread > FLOOR)
         change = jnp.where(sound, signal.change, 0.0)
         bundle_rate, price_rate = jnp.where(sound, bundle_rate, 0.0), jnp.where(sound, price_rate, 0.0)
         return eqx.tree_at(

@@ -30,7 +30,7 @@ from .rules import (
     best_bundle,
 )
 
-SPARSE_BELOW = 0.12
+SPARSE_BELOW = 0.35
 """Buyers list their goods one by one where the longest list is shorter than this share of all goods."""
 
 

@@ -229,6 +229,7 @@ class Comparison:
         largest_gain: The same for gains.
         bytes_read: What each agent reads per round: m prices, and n × m bids.
         threshold: The relative change of utility that counts as one.
+        settled: Whether both answers are certified; if not, the figures are of no use.
     """
 
     nash_welfare: tuple[float, float]
@@ -242,6 +243,7 @@ class Comparison:
     largest_gain: tuple[str, float] | None
     bytes_read: tuple[int, int]
     threshold: float
+    settled: bool
 
 
 def compare(
@@ -275,6 +277,7 @@ def compare(
         largest_gain=(market.buyers[most], float(ratio[most] - 1)) if gainers else None,
         bytes_read=(8 * market.m, strategic.bytes_read_per_round),
         threshold=threshold,
+        settled=competitive.status == strategic.status == Status.SETTLED,
     )
 
 

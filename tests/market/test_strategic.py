@@ -138,6 +138,7 @@ def test_two_buyers_by_hand():
     assert np.allclose(answer.prices, 1, atol=1e-6)
     assert np.allclose(answer.utilities, 5 / 3, atol=1e-6)
     beside = compare(market, solve(market, tol=1e-10), answer)
+    assert beside.settled
     assert beside.nash_welfare == pytest.approx((2 / 3, 5 / 9))
     assert beside.nash_ratio == pytest.approx(6 / 5)
     assert beside.utilitarian_welfare == pytest.approx((2 / 3, 5 / 9))
@@ -228,7 +229,8 @@ def test_otherwise_it_keeps_the_laws_of_a_system():
 def test_bytes_read_per_round(answered):
     market, answer = answered[0]
     beside = compare(market, solve(market, tol=1e-8), answer)
-    assert beside.bytes_read == (8 * M, 8 * N * M)
+    assert beside.settled and beside.bytes_read == (8 * M, 8 * N * M)
+    assert not compare(market, solve(market, tol=1e-8), solve_strategic(market, max_rounds=3)).settled
 
 
 def test_what_does_not_fit_is_refused():

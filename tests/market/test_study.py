@@ -171,16 +171,16 @@ def test_a_market_that_does_not_settle_says_so(desk, capsys):
 
 
 def test_a_run_that_was_cut_off_is_done_again_bit_for_bit(desk):
-    words = (*FULL, "--max-rounds", "5")  # not settled, and so without comparative statics: quick
-    assert run(*words, out="whole") == 1
-    assert run(*words, out="cut") == 1
+    words = (*FULL, "--max-rounds", "3")  # hardly settled, and so without comparative statics: quick
+    code = run(*words, out="whole")
+    assert run(*words, out="cut") == code
     cut = Path("cut")
     config = (cut / "config.toml").read_text().split("\n[result]\n")[0]
     (cut / "config.toml").write_text(config)
     (cut / "answer" / "prices.csv").unlink()
     lines = (cut / "history.jsonl").read_bytes()
     (cut / "history.jsonl").write_bytes(lines[: len(lines) // 2])
-    assert main(["run", "market", "--resume", "cut"]) == 1
+    assert main(["run", "market", "--resume", "cut"]) == code
     for name in (
         "answer/prices.csv",
         "answer/allocation.csv",
