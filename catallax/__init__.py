@@ -18,6 +18,7 @@ _HOMES = {
     "Deposit": "core.message",
     "Best": "core.message",
     "Progress": "core.run",
+    "progress_bar": "core.bar",
     "Run": "core.run",
     "run": "core.run",
     "Anderson": "core.settle",
@@ -35,6 +36,7 @@ __all__ = sorted(_HOMES)
 
 if TYPE_CHECKING:
     from .certificate import Certificate as Certificate
+    from .core.bar import progress_bar as progress_bar
     from .core.mesh import mesh as mesh
     from .core.message import AbstractMessage as AbstractMessage
     from .core.message import Best as Best

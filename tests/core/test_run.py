@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from crowds import Crowd, assert_same, crowd
 
-from catallax import AbstractSystem, RunFailed, State, Status, Sum, run
+from catallax import AbstractSystem, RunFailed, State, Status, Sum, progress_bar, run
 from catallax.runs.checkpoint import pack, unpack
 
 
@@ -74,6 +74,11 @@ class TestWatch:
         assert [int(p.state.round) for p in seen][-1] == seen[-1].last_round == 100
         assert len(seen) > 2 and np.all(np.diff([p.seconds for p in seen]) > 0)
         assert seen[-1].status is None and np.isnan(seen[-1].residual)
+
+    def test_a_bar_counts_to_the_end(self, capsys):
+        run(Count(), counting(), 100, watch=progress_bar("counting"))
+        shown = capsys.readouterr().out
+        assert "counting" in shown and "100/100" in shown
 
     def test_sees_agents_without_fillers(self):
         sizes = set()
