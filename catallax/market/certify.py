@@ -115,15 +115,8 @@ def certify_exchange(economy: Exchange, prices: np.ndarray, allocation: Any, *, 
     Returns:
         The certificates `gap`, `regret`, `clearing`, `spending` and `balance`.
     """
-    incomes = np.asarray(economy.endowments @ prices).ravel()
-    market = Market(
-        economy.valuations,
-        incomes,
-        economy.supply,
-        utility=economy.utility,
-        buyers=economy.buyers,
-        goods=economy.goods,
-    )
+    market = economy.market_at(prices)
+    incomes = market.budgets
     spent = np.asarray(allocation @ prices).ravel()
     live = incomes > 0
     balance = float(np.max(np.abs(spent[live] - incomes[live]) / incomes[live]))

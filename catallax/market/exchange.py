@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from ..core.result import Status
 from ..core.settle import Anderson
 from .certify import certify_exchange
-from .problem import Exchange, Market
+from .problem import Exchange
 from .solve import Equilibrium, solve
 
 
@@ -50,20 +50,10 @@ def solve_exchange(
         together, its history counts markets, and its certificates are the market's and the budget balance.
     """
     accelerate, past, history, rounds = Anderson(depth=5), None, [], 0
-    endowments = economy.endowments
     prices = economy.n / economy.m / economy.supply
     best: Equilibrium | None = None
     for _ in range(max_markets):
-        incomes = np.asarray(endowments @ prices).ravel()
-        market = Market(
-            economy.valuations,
-            incomes,
-            economy.supply,
-            utility=economy.utility,
-            buyers=economy.buyers,
-            goods=economy.goods,
-        )
-        answer = solve(market, tol=max(tol / 10, 1e-10), mesh=mesh, watch=watch)
+        answer = solve(economy.market_at(prices), tol=max(tol / 10, 1e-10), mesh=mesh, watch=watch)
         rounds += answer.rounds
         certificates = tuple(certify_exchange(economy, answer.prices, answer.allocation, tol=tol))
         distance = max(c.value / c.tolerance for c in certificates) * tol

@@ -188,8 +188,8 @@ def laws():
     quick = {"differentiable": False}
     yield "tatonnement", Tatonnement(0.5, 0.1), CES(0.5), {}
     yield "proportional response", ProportionalResponse(0.5), CES(0.5), {}
-    # The slope is a sum of terms of both signs, so its rounding is relative to them and not to it.
-    yield "elastic demand", ElasticDemand(0.5), CES(0.5), {**quick, "tolerance": 1e-6}
+    # Newton arrives in a few rounds; from then on its slope is nothing but rounding, and not comparable.
+    yield "elastic demand", ElasticDemand(0.5), CES(0.5), {**quick, "rounds": 2}
     yield "complements", None, LEONTIEF, quick
     yield "central path", None, LINEAR, quick
 
