@@ -111,7 +111,7 @@ def apart(method: Method, make: Callable[[], Problem], target: float, setting: f
 def _child(pipe: Connection, method: Method, make: Callable[[], Problem], target: float, setting: float) -> None:
     try:
         pipe.send(timed(method, make(), target, setting))
-    except Exception as error:
+    except Exception as error:  # whatever a peer raises is its result, and stays in the table
         pipe.send(f"{type(error).__name__}: {error}".splitlines()[0][:200])
     finally:
         pipe.close()
