@@ -3,7 +3,9 @@
 Importing this package is quick; JAX is loaded with the first name that needs it.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazy import offer
 
 __version__ = "0.1.0"
 
@@ -32,7 +34,7 @@ _HOMES = {
     "MissingExtra": "errors",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = offer(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from .certificate import Certificate as Certificate
@@ -57,17 +59,3 @@ if TYPE_CHECKING:
     from .core.system import State as State
     from .errors import InputError as InputError
     from .errors import MissingExtra as MissingExtra
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__

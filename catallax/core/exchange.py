@@ -19,7 +19,7 @@ from .mesh import AXIS
 from .message import AbstractMessage, is_message, messages
 from .system import AbstractSystem, Populations, State, population_size, populations, stages
 
-BLOCK_BYTES = 2**28
+BLOCK_BYTES = 2**25
 """Messages of up to this size are held at once; more agents are taken block by block, which costs copies."""
 
 

@@ -3,10 +3,9 @@
 Importing this package loads neither NumPy nor JAX; the first name that needs them does.
 """
 
-import importlib
-import sys
-import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ..lazy import offer
 
 _HOMES = {
     "CES": "problem",
@@ -32,7 +31,7 @@ _HOMES = {
     "replica_law": "strategic",
 }
 
-__all__ = sorted(_HOMES)
+__all__ = offer(__name__, _HOMES)
 
 if TYPE_CHECKING:
     from .certify import certify as certify
@@ -56,29 +55,3 @@ if TYPE_CHECKING:
     from .tables import default_groups as default_groups
     from .tables import default_market as default_market
     from .tables import read_market as read_market
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
-
-
-class _Package(types.ModuleType):
-    """A package whose functions are not displaced by the modules of the same name that hold them.
-
-    Whoever imports the module `market.solve` has it put here as `solve`, where users look for the function.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _HOMES and isinstance(value, types.ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -15,6 +15,10 @@ def best_utilities(market: Market, prices: np.ndarray) -> np.ndarray:
     A buyer who values a good of price zero could have it without bound: infinite.
     """
     rho, budgets = market.utility.rho, market.budgets
+    if rho == 1 and not scipy.sparse.issparse(market.valuations):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            bang = np.where(market.valuations > 0, market.valuations / prices, 0.0).max(axis=1)
+        return np.where(budgets > 0, budgets * (np.maximum(bang, 1.0) if market.utility.money else bang), 0.0)
     values = scipy.sparse.csr_array(market.sparse(), copy=True)
     at = prices[values.indices]
     starts = values.indptr[:-1]

@@ -41,9 +41,8 @@ class Trader(Buyer):
     Args:
         bundle: x, its share of each good's supply (of money last, if that has a worth); positive where it values it.
         rate: β, its budget per unit of utility.
-        slack: z = p − vβ, positive; 1 for fillers. Carried along, since near rest the difference has no digits left.
-        bundle_step: What the last corrected price change would add to the bundle.
-        rate_step: The same for the rate.
+        close: 1/z with z = p − vβ > 0; zero for fillers. Carried along, since near rest z has no digits left in p − vβ.
+        rate_step: What the last corrected price change would add to the rate.
         stiffness: How hard it is to move the rate: Σ v²x/z + u/β.
         guessed: How the rate would answer the uncorrected change.
         missed: Σ v·(second-order error of x·z)/z, for that answer.
@@ -52,18 +51,22 @@ class Trader(Buyer):
 
     bundle: Float[Array, " k1"] = eqx.field(kw_only=True)
     rate: Float[Array, ""] = eqx.field(kw_only=True)
-    slack: Float[Array, " k1"] = eqx.field(kw_only=True)
-    bundle_step: Float[Array, " k1"] = eqx.field(kw_only=True)
+    close: Float[Array, " k1"] = eqx.field(kw_only=True)
     rate_step: Float[Array, ""] = eqx.field(kw_only=True)
     stiffness: Float[Array, ""] = eqx.field(kw_only=True)
     guessed: Float[Array, ""] = eqx.field(kw_only=True)
     missed: Float[Array, ""] = eqx.field(kw_only=True)
     centre: Float[Array, ""] = eqx.field(kw_only=True)
 
-    @property
-    def close(self) -> Float[Array, " k1"]:
-        """1/z, and zero for fillers."""
-        return jnp.where(self.worth > 0, 1.0, 0.0) / self.slack
+    def shift(self, change: Float[Array, " m"], rate_step: Float[Array, ""]) -> Float[Array, " k1"]:
+        """Return by what share of itself each slack would change."""
+        return (self.reads(change, 0.0) - self.worth * rate_step) * self.close
+
+    def growth(self, signal: "Path") -> tuple[Float[Array, " k1"], Float[Array, " k1"]]:
+        """Return how the last corrected change would change the bundle, beside x/z: dx = x·(the first) + aim/z."""
+        guessed = self.shift(signal.guess, self.guessed)
+        shift = self.shift(signal.change, self.rate_step)
+        return uncorrected(guessed) - 1 - shift, shift
 
 
 class Path(eqx.Module):
@@ -116,12 +119,10 @@ class Quote(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         m = signal.price.size
-        bundle = carried_out(agent, signal)
+        bundle, shift = carried_out(agent, signal), agent.shift(signal.change, agent.rate_step)
+        close = agent.close / (1 + signal.price_rate * shift)
         rate = agent.rate + signal.price_rate * agent.rate_step
-        moved = agent.reads(signal.change, 0.0) - agent.worth * agent.rate_step
-        slack = agent.slack + jnp.where(agent.worth > 0, signal.price_rate * moved, 0.0)
-        agent = eqx.tree_at(lambda a: (a.bundle, a.rate, a.slack), agent, (bundle, rate, slack))
-        weight = bundle * agent.close
+        weight = bundle * close
         pull = agent.worth * weight
         utility = jnp.sum(agent.worth * bundle)
         stiffness = jnp.sum(agent.worth * pull) + utility / rate
@@ -132,11 +133,12 @@ class Quote(AbstractSystem):
         # What a unit of utility costs is at least the rate, so this bounds best over obtained utility.
         behind = jnp.log(agent.budget / used)
         off = jnp.maximum(behind, jnp.abs(held / agent.budget - 1))
-        return eqx.tree_at(lambda a: a.stiffness, agent, stiffness), {
+        agent = eqx.tree_at(lambda a: (a.bundle, a.rate, a.close, a.stiffness), agent, (bundle, rate, close, stiffness))
+        return agent, {
             "weight": Sum(agent.spread(weight, m)),
             "second": Outer(root, root),
             "demand": Sum(root * own),
-            "spread": Sum(jnp.sum(bundle * slack)),
+            "spread": Sum(held - used),
             "money": Sum(jnp.zeros(()) if agent.cash is None else bundle[-1]),
             "gap": Sum(agent.budget * behind),
             "regret": Best(-off, off),
@@ -179,20 +181,20 @@ class Predict(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         m = signal.price.size
-        close = agent.close
-        pull = agent.worth * agent.bundle * close
+        pull = agent.worth * agent.bundle * agent.close
         change = agent.reads(signal.guess, 0.0)
         rate = (agent.budget / agent.rate + jnp.sum(pull * change)) / agent.stiffness
         slack = change - agent.worth * rate
-        shift, missed = uncorrected(agent, slack, close)
-        missed_worth, centre = jnp.sum(agent.worth * missed), jnp.sum(agent.worth * close)
+        shift = slack * agent.close
+        missed = -agent.bundle * uncorrected(shift)
+        missed_worth, centre = jnp.sum(agent.worth * missed), jnp.sum(agent.worth * agent.close)
         agent = eqx.tree_at(lambda a: (a.guessed, a.missed, a.centre), agent, (rate, missed_worth, centre))
         return agent, {
             "room": room(1 + shift, -shift, -rate / agent.rate),
             "by_price": Sum(jnp.sum(agent.bundle * slack)),
             "by_both": Sum(-jnp.sum(agent.bundle * slack * (1 + shift))),
             "missed": Sum(agent.spread(missed - pull * (missed_worth / agent.stiffness), m)),
-            "centre": Sum(agent.spread(agent.budget * (close - pull * (centre / agent.stiffness)), m)),
+            "centre": Sum(agent.spread(agent.budget * (agent.close - pull * (centre / agent.stiffness)), m)),
         }
 
     def propagate(self, signal, total):
@@ -216,20 +218,15 @@ class Follow(AbstractSystem):
 
     def respond(self, agent, signal, key):
         del key
-        close = agent.close
-        pull = agent.worth * agent.bundle * close
-        slack = agent.reads(signal.guess, 0.0) - agent.worth * agent.guessed
-        _, missed = uncorrected(agent, slack, close)
-        change, aim = agent.reads(signal.change, 0.0), signal.target * agent.budget
+        pull = agent.worth * agent.bundle * agent.close
+        aim = signal.target * agent.budget
         own = agent.budget / agent.rate - aim * agent.centre + agent.missed
-        rate = (own + jnp.sum(pull * change)) / agent.stiffness
-        shift = (change - agent.worth * rate) * close
-        step = aim * close - missed - agent.bundle * (1 + shift)
-        fall = jnp.where(agent.bundle > 0, -step / agent.bundle, 0.0)
+        rate = (own + jnp.sum(pull * agent.reads(signal.change, 0.0))) / agent.stiffness
         # A direction that rounding has spoilt is not carried out (see propagate), but must not be NaN either.
-        step, kept = jnp.nan_to_num(step), jnp.nan_to_num(rate)
-        moved = eqx.tree_at(lambda a: (a.bundle_step, a.rate_step), agent, (step, kept))
-        return moved, room(fall, -shift, -rate / agent.rate)
+        agent = eqx.tree_at(lambda a: a.rate_step, agent, jnp.nan_to_num(rate))
+        growth, shift = agent.growth(signal)
+        fall = jnp.where(agent.bundle > 0, -growth - aim * agent.close / agent.bundle, 0.0)
+        return agent, room(fall, -shift, -rate / agent.rate)
 
     def propagate(self, signal, total):
         falling = jnp.where(signal.change < 0, -signal.price / signal.change, jnp.inf)
@@ -248,13 +245,12 @@ class Follow(AbstractSystem):
         )
 
 
-def uncorrected(trader: Trader, slack: Array, close: Array) -> tuple[Array, Array]:
-    """Return by what share of itself the slack would change, and what that change misses, over the slack.
+def uncorrected(shift: Array) -> Array:
+    """Return what a linear step misses of x·z, over −x·z, where the slack z changes by this share of itself.
 
     Linearised, x(z + dz) + z·dx = 0 gives dx = −x(1 + dz/z), and x·z would be zero but for dx·dz.
     """
-    shift = slack * close
-    return shift, -trader.bundle * shift * (1 + shift)
+    return shift * (1 + shift)
 
 
 def room(bundle: Array, slack: Array, rate: Array) -> dict[str, Best]:
@@ -299,4 +295,6 @@ def central_path(*, money: bool = False) -> Sequence:
 
 def carried_out(trader: Trader, signal: Path) -> Float[Array, " k1"]:
     """Return a trader's bundle with the last change carried out."""
-    return trader.bundle + signal.bundle_rate * trader.bundle_step
+    growth, _ = trader.growth(signal)
+    aim = signal.target * trader.budget
+    return trader.bundle * (1 + signal.bundle_rate * growth) + (signal.bundle_rate * aim) * trader.close

@@ -102,13 +102,12 @@ class Normal:
     @classmethod
     def of(cls, market: Market) -> "Normal":
         """Convert a market."""
-        sparse = market.sparse()
+        table = market.valuations
         buyers = np.flatnonzero(market.budgets > 0)
-        wanted = np.bincount(sparse[buyers].indices, minlength=market.m) > 0 if buyers.size else []
-        goods = np.flatnonzero(wanted)
+        goods = np.flatnonzero((table[buyers] if buyers.size < market.n else table).sum(axis=0))
         if buyers.size < market.n or goods.size < market.m:
-            sparse = sparse[buyers][:, goods]
-        value, index = _padded(sparse)
+            table = table[buyers][:, goods]
+        value, index = _padded(table)
         supply = market.supply[goods] if index is None else market.supply[goods][index]
         rho, total = market.utility.rho, float(market.budgets.sum())
         # The utility of a share of the supply; a buyer's own unit of utility is free, so its dearest good gets 1.
@@ -161,9 +160,13 @@ class Normal:
         return prices, allocation, kept
 
 
-def _padded(sparse: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def _padded(table: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """Return values and goods' numbers row by row, filled up with zeros; dense rows have no numbers."""
-    counts = np.diff(sparse.indptr)
+    if not scipy.sparse.issparse(table):
+        if np.count_nonzero(table, axis=1).max() > SPARSE_BELOW * table.shape[1]:
+            return table, None
+        table = scipy.sparse.csr_array(table)
+    sparse, counts = table, np.diff(table.indptr)
     width = int(counts.max())
     if width > SPARSE_BELOW * sparse.shape[1]:
         return sparse.toarray(), None
@@ -295,30 +298,52 @@ def _without_cash(normal: Normal, table: np.ndarray) -> np.ndarray:
     return table if normal.cash is None else table[:, :-1]
 
 
+def _earned(normal: Normal, bids: np.ndarray) -> np.ndarray:
+    """Return the utility that each buyer gets from what its bids buy, good by good, and from money kept."""
+    goods = _without_cash(normal, bids)
+    earned = normal.value * goods
+    earned /= normal.read(normal.add_up(goods))
+    if normal.cash is not None:
+        earned = np.column_stack([earned, normal.cash * bids[:, -1]])
+    least = FAINT * earned.max(axis=1, keepdims=True)
+    return np.maximum(earned, least, out=earned, where=bids > 0)
+
+
 def _first_price(normal: Normal) -> np.ndarray:
     return normal.add_up(_without_cash(normal, _first_bids(normal)))
+
+
+HEADSTART = 4
+"""Rounds of proportional response before the central path: they cost little and save it a round or two."""
+
+INSIDE = 0.9
+"""How much of the largest rate that leaves every slack positive a trader begins with."""
+
+
+FAINT = 1e-6
+"""No good that a buyer values begins with a smaller part of the buyer's bids than about this."""
 
 
 def _first_traders(normal: Normal) -> State:
     """Return traders well inside: every good sold, every slack positive."""
     bids = _first_bids(normal)
-    goods = _without_cash(normal, bids)
+    for _ in range(HEADSTART):
+        earned = _earned(normal, bids)
+        bids = normal.budget[:, None] * earned / earned.sum(axis=1, keepdims=True)
+    goods, earned = _without_cash(normal, bids), _earned(normal, bids)
     bundle = goods / normal.read(normal.add_up(goods))
-    utility = (normal.value * bundle).sum(axis=1)
-    if normal.cash is not None:
-        utility = utility + normal.cash * bids[:, -1]
-    price = normal.add_up(normal.budget[:, None] * normal.value * bundle / utility[:, None])
+    price = normal.add_up(_without_cash(normal, normal.budget[:, None] * earned / earned.sum(axis=1, keepdims=True)))
     with np.errstate(divide="ignore"):
-        rate = 0.5 * np.min(normal.read(price) / normal.value, axis=1)
+        rate = INSIDE * np.min(normal.read(price) / normal.value, axis=1)
     if normal.cash is not None:
-        rate = np.minimum(rate, 0.5 / normal.cash)
+        rate = np.minimum(rate, INSIDE / normal.cash)
         bundle = np.column_stack([bundle, bids[:, -1]])
     entries = float(normal.budget @ ((normal.value > 0).sum(axis=1) + (normal.cash is not None)))
     worth, own = normal.value, np.broadcast_to(normal.read(price), normal.value.shape)
     if normal.cash is not None:
         worth, own = np.column_stack([worth, normal.cash]), np.column_stack([own, np.ones_like(rate)])
-    slack, none = np.where(worth > 0, own - worth * rate[:, None], 1.0), np.zeros_like(rate)
-    private = {"bundle": bundle, "rate": rate, "slack": slack, "bundle_step": np.zeros_like(bundle)}
+    close, none = np.where(worth > 0, 1 / (own - worth * rate[:, None]), 0.0), np.zeros_like(rate)
+    private = {"bundle": bundle, "rate": rate, "close": close}
     private |= dict.fromkeys(("rate_step", "stiffness", "guessed", "missed", "centre"), none)
     traders = normal.buyers_state(Trader, **private)
     return State(traders, Path.at(jnp.asarray(price), entries))
@@ -328,8 +353,10 @@ def _traders(settled: Settled) -> list[tuple[Any, Any]]:
     """Return the answer with the last change carried out, and the one before it."""
     signal, traders = settled.signal, settled.state.agents
     before = signal.price - signal.price_rate * signal.change
-    whole = jax.vmap(carried_out, in_axes=(0, None))(traders, signal)
-    return [(signal.price, whole), (before, traders.bundle)]
+    return [(signal.price, _whole(traders, signal)), (before, traders.bundle)]
+
+
+_whole = jax.jit(jax.vmap(carried_out, in_axes=(0, None)))
 
 
 def _bidders(normal: Normal) -> Callable:

@@ -65,6 +65,10 @@ class Utility:
         Raises:
             InputError: when the shapes differ.
         """
+        dense = isinstance(valuations, np.ndarray) and isinstance(allocation, np.ndarray)
+        if self.rho == 1 and dense and valuations.shape == allocation.shape and valuations.ndim == 2:
+            worth = np.einsum("ij,ij->i", valuations, allocation)
+            return worth + np.asarray(money, float) if self.money and money is not None else worth
         rows, v, x, n = _valued(valuations, allocation)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             if self.rho == 1:

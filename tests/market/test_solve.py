@@ -188,7 +188,7 @@ def laws():
     quick = {"differentiable": False}
     yield "tatonnement", Tatonnement(0.5, 0.1), CES(0.5), {}
     yield "proportional response", ProportionalResponse(0.5), CES(0.5), {}
-    # Newton arrives in a few rounds; from then on its slope is nothing but rounding, and not comparable.
+    # Newton arrives in a few rounds; the error that its signal reports is from then on nothing but rounding.
     yield "elastic demand", ElasticDemand(0.5), CES(0.5), {**quick, "rounds": 2}
     yield "complements", None, LEONTIEF, quick
     yield "central path", None, LINEAR, quick
