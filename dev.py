@@ -4,7 +4,7 @@
     python3 dev.py demo              the market on the embedded survey: prices, certificates, a report
     python3 dev.py test [ARGS]       every check and test; with ARGS, only pytest with these arguments
     python3 dev.py run ...           passes on to `catallax run ...` (and `list` and `show DIR` to theirs)
-    python3 dev.py bench [market]    the benchmarks, side by side with their peers
+    python3 dev.py bench [SYSTEM]    the benchmarks, side by side with their peers: market or meanfield
     python3 dev.py docs [serve]      builds the documentation into site/, or serves it while you write
     python3 dev.py cards             writes the README's table of systems anew, from the cards
 
@@ -64,6 +64,8 @@ def run(words: list[str]) -> None:
 def bench(words: list[str]) -> None:
     """Run the benchmarks."""
     set_up("parquet", "peers")
+    if words[:1] == ["meanfield"]:
+        set_up_apart("peers-meanfield")
     hand_over(PYTHON, "-m", "benchmarks", *words, cwd=ROOT)
 
 
@@ -128,6 +130,23 @@ def set_up(*extras: str) -> None:
     words = f"installing {target} into .venv (the first time takes a minute or two)"
     step(words, *pip, "-c", "constraints.txt", "-e", target, env={**os.environ, **pinned}, quiet=True)
     STAMP.write_text(json.dumps({"home": home, "pins": pins, "extras": extras}), encoding="utf-8")
+
+
+def set_up_apart(extra: str) -> None:
+    """Give peers whose requirements contradict ours an environment of their own, without this package."""
+    import tomllib  # not before the version is checked: it is new in Python 3.11
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = settings["project"]["optional-dependencies"][extra]
+    home, stamp = VENV / extra, VENV / extra / "installed.json"
+    if stamp.exists() and json.loads(stamp.read_text(encoding="utf-8")) == wanted:
+        return
+    shutil.rmtree(home, ignore_errors=True)
+    step(f"making {home.relative_to(ROOT)}", PYTHON, "-m", "venv", home, quiet=True)
+    python = home / PROGRAMS.name / PYTHON.name
+    words = f"installing {', '.join(wanted)} there (a few minutes)"
+    step(words, python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", *wanted, quiet=True)
+    stamp.write_text(json.dumps(wanted), encoding="utf-8")
 
 
 def read_stamp() -> dict:

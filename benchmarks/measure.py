@@ -9,6 +9,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from .peers import Method
 from .problems import Problem, dense
@@ -89,28 +90,44 @@ def to_target(
 
 def apart(method: Method, make: Callable[[], Problem], target: float, setting: float, limit: float) -> Measured:
     """Measure one method at one setting in a fresh process."""
+    found = alone(_timed_of, (method, make, target, setting), limit)
+    return found if isinstance(found, Measured) else Measured(method.name, setting, str(found))
+
+
+def _timed_of(method: Method, make: Callable[[], Problem], target: float, setting: float) -> Measured:
+    return timed(method, make(), target, setting)
+
+
+def alone(work: Callable[..., Any], arguments: tuple[Any, ...], limit: float) -> Any:
+    """Do some work in a fresh process, and end it after so many seconds.
+
+    Args:
+        work: A function of a module.
+        arguments: What to give it; they are pickled, as is what it returns.
+        limit: Wall seconds, starting the process included.
+
+    Returns:
+        What the work returned; or text: "did not finish in N s", or the error that ended it.
+    """
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(there, method, make, target, setting))
+    process = context.Process(target=_child, args=(there, work, arguments))
     process.start()
     there.close()
     try:
-        if not here.poll(limit):
-            return Measured(method.name, setting, f"did not finish in {limit:g} s")
-        found = here.recv()
-        return found if isinstance(found, Measured) else Measured(method.name, setting, str(found))
+        return here.recv() if here.poll(limit) else f"did not finish in {limit:g} s"
     except EOFError:
         process.join()
-        return Measured(method.name, setting, f"ended with exit code {process.exitcode}")
+        return f"ended with exit code {process.exitcode}"
     finally:
         process.kill()
         process.join()
         here.close()
 
 
-def _child(pipe: Connection, method: Method, make: Callable[[], Problem], target: float, setting: float) -> None:
+def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
-        pipe.send(timed(method, make(), target, setting))
+        pipe.send(work(*arguments))
     except Exception as error:  # whatever a peer raises is its result, and stays in the table
         pipe.send(f"{type(error).__name__}: {error}".splitlines()[0][:200])
     finally:

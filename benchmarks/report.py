@@ -1,5 +1,6 @@
 """Results: a table on the terminal, JSON in the repository, and an alarm when something got slow."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,60 @@ from . import machine
 ALARM = 2.0
 """A case that takes this many times as long as before is flagged."""
 _console = Console()
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What the tables of a system show: headings, and the keys of what stands below them.
+
+    Args:
+        title: Of the table of timings.
+        columns: Its columns.
+        ratios: Its columns of ratios to us.
+        size: What the ladder's rungs are counted in.
+        rungs: The ladder's columns.
+    """
+
+    title: str
+    columns: dict[str, str]
+    ratios: dict[str, str]
+    size: tuple[str, str]
+    rungs: dict[str, str]
+
+
+LAYOUTS = {
+    "market": Layout(
+        "the same certified gap, warm; the ratios are peer / catallax",
+        {
+            "gap": "gap",
+            "regret": "regret",
+            "rounds": "rounds",
+            "wall s": "seconds",
+            "CPU s": "cpu_seconds",
+            "own s": "own_seconds",
+            "first s": "first_seconds",
+        },
+        {"× wall": "wall", "× CPU": "cpu", "× own": "own"},
+        ("non-zeros", "nnz"),
+        {"rounds": "rounds", "wall s": "seconds", "s per round": "seconds_per_round", "gap": "gap"},
+    ),
+    "meanfield": Layout(
+        "exploitability by our certificate, warm; the ratios are peer / the first of catallax's",
+        {
+            "exploitability": "exploitability",
+            "per range": "relative",
+            "peer's own": "own_exploitability",
+            "rounds": "rounds",
+            "wall s": "seconds",
+            "s per round": "seconds_per_round",
+            "CPU s": "cpu_seconds",
+            "first s": "first_seconds",
+        },
+        {"× round": "round", "× wall": "wall", "× CPU": "cpu"},
+        ("states", "states"),
+        {"rounds": "rounds", "wall s": "seconds", "s per round": "seconds_per_round"},
+    ),
+}
 
 
 def say(line: str) -> None:
@@ -74,12 +129,13 @@ def show(results: dict[str, Any]) -> None:
     """Print the tables."""
     about = results["machine"]
     say(f"{about['processor']}; {about['cores']} cores; {about['memory_gib']} GiB; Python {about['python']}")
+    layout = LAYOUTS[results.get("system", "market")]
     if results["cases"]:
-        _console.print(_timings(results["cases"]))
+        _console.print(_timings(results["cases"], layout))
     parts = [(case["name"], case) for case in results["cases"]]
     parts += [(name, results[name]) for name in ("ladder", "command_line") if name in results]
     if "ladder" in results:
-        _console.print(_rungs(results["ladder"]))
+        _console.print(_rungs(results["ladder"], layout))
     if any(part["aims"] for _, part in parts):
         _console.print(_aims(parts))
     fault = results.get("command_line", {}).get("fault")
@@ -87,51 +143,47 @@ def show(results: dict[str, Any]) -> None:
         say(f"catallax run market failed: {fault}")
 
 
-def _timings(cases: list[dict[str, Any]]) -> Table:
-    table = Table(title="the same certified gap, warm; the ratios are peer / catallax", title_justify="left")
+def _timings(cases: list[dict[str, Any]], layout: Layout) -> Table:
+    table = Table(title=layout.title, title_justify="left")
     for name in ("case", "method", "setting"):
         table.add_column(name)
-    for name in (*_COLUMNS, "× wall", "× CPU", "× own"):
+    for name in (*layout.columns, *layout.ratios):
         table.add_column(name, justify="right")
     for case in cases:
-        for position, found in enumerate([case["ours"], *case["peers"]]):
-            head = f"{case['problem']} to {case['target']:g}" if position == 0 else ""
+        to = "" if case["target"] is None else f" to {case['target']:g}"
+        rows = [case["ours"], *case["peers"]]
+        if case.get("solve") not in (None, case["ours"]):
+            rows.insert(1, case["solve"])
+        for position, found in enumerate(rows):
+            head = f"{case['problem']}{to}" if position == 0 else ""
             style = ("bold" if position == 0 else "") if found["reached"] else "yellow"
-            table.add_row(head, *_cells(found, case["ratios"].get(found["method"], {})), style=style)
+            ratio = case["ratios"].get(found["method"], {})
+            table.add_row(head, *_cells(found, ratio, layout), style=style)
         table.add_section()
     return table
 
 
-_COLUMNS = {
-    "gap": "gap",
-    "regret": "regret",
-    "rounds": "rounds",
-    "wall s": "seconds",
-    "CPU s": "cpu_seconds",
-    "own s": "own_seconds",
-    "first s": "first_seconds",
-}
-
-
-def _cells(found: dict[str, Any], ratio: dict[str, Any]) -> list[str]:
+def _cells(found: dict[str, Any], ratio: dict[str, Any], layout: Layout) -> list[str]:
     name = found["method"] + (f" ({found['date']})" if found["date"] else "")
-    numbers = [_short(found[key]) for key in _COLUMNS.values()]
+    numbers = [_short(found[key]) for key in layout.columns.values()]
     if found["seconds"] is None:
         name += f": {found['outcome']}"
     least = "> " if ratio.get("at_least") else ""
-    faster = [least + _short(ratio[kind]) if ratio.get(kind) else "" for kind in ("wall", "cpu", "own")]
+    faster = [least + _short(ratio[kind]) if ratio.get(kind) else "" for kind in layout.ratios.values()]
     return [name, f"{found['setting']:g}", *numbers, *faster]
 
 
-def _rungs(ladder: dict[str, Any]) -> Table:
-    fits = [f"exponent {_short(ladder['exponent'])}", f"from 1e5 on {_short(ladder['exponent_from_1e5'])}"]
-    table = Table(title=f"cost of a round by non-zeros: {', '.join(fits)}", title_justify="left")
-    for name in ("non-zeros", "rounds", "wall s", "s per round", "gap", "peak GB"):
+def _rungs(ladder: dict[str, Any], layout: Layout) -> Table:
+    fits = [f"exponent {_short(ladder['exponent'])}"]
+    if "exponent_from_1e5" in ladder:
+        fits.append(f"from 1e5 on {_short(ladder['exponent_from_1e5'])}")
+    table = Table(title=f"cost of a round by {layout.size[0]}: {', '.join(fits)}", title_justify="left")
+    for name in (layout.size[0], *layout.rungs, "peak GB"):
         table.add_column(name, justify="right")
     for point in ladder["points"]:
-        memory = point["peak_bytes"] / 1e9 if point["peak_bytes"] else None
-        numbers = (point["rounds"], point["seconds"], point["seconds_per_round"], point["gap"], memory)
-        table.add_row(f"{point['nnz']:,}", *map(_short, numbers))
+        memory = point["peak_bytes"] / 1e9 if point.get("peak_bytes") else None
+        numbers = [point.get(key) for key in layout.rungs.values()]
+        table.add_row(f"{point[layout.size[1]]:,}", *map(_short, (*numbers, memory)))
     return table
 
 

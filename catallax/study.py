@@ -34,6 +34,33 @@ RECORDED = frozenset({"versions", "input", "result"})
 
 
 @dataclasses.dataclass(frozen=True)
+class Film:
+    """Pictures in a row that the reader of a report moves through with a slider.
+
+    Args:
+        frames: Amounts, shape (frames, rows, columns), none below zero; NaN where nothing can be (a wall). With
+            few rows and columns a report stays small: a cell of a frame takes 1.3 bytes of it.
+        labels: What is said of each frame, such as "time 3 of 40".
+        unit: What an amount is, such as "part of the crowd in a cell".
+        top: The amount of the strongest colour, or of the full height; larger ones are shown as large as it.
+        power: Colours go by (amount / top) ** power. Bars always go by the amount itself.
+        arrows: Directions, shape (frames, rows, columns, 2), down and to the right, of lengths from 0 to 1. They may
+            have fewer rows and columns than the frames: each then stands in the middle of a block of cells.
+        bars: Show one row of amounts as bars.
+        names: With bars, the columns' names.
+    """
+
+    frames: Any
+    labels: Sequence[str]
+    unit: str
+    top: float
+    power: float = 0.5
+    arrows: Any = None
+    bars: bool = False
+    names: Sequence[str] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Section:
     """One section of a report.
 
@@ -45,6 +72,7 @@ class Section:
         note: A remark below the table and the figure.
         terms: Words and what they mean here.
         file: Where the whole table is, within the run directory ("answer/prices.csv").
+        film: Pictures to move through, shown above the figure.
     """
 
     title: str
@@ -54,6 +82,7 @@ class Section:
     note: str = ""
     terms: Mapping[str, str] | None = None
     file: str = ""
+    film: Film | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import catallax.market
+import catallax.meanfield
 import catallax.testing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,7 +50,10 @@ def test_the_readme_shows_how_to_write_a_system():
     assert shown, "the README needs one example of a system"
 
 
-@pytest.mark.parametrize("name", sorted({*catallax.__all__, *catallax.market.__all__, *catallax.testing.__all__}))
+PACKAGES = (catallax, catallax.market, catallax.meanfield, catallax.testing)
+
+
+@pytest.mark.parametrize("name", sorted({name for package in PACKAGES for name in package.__all__}))
 def test_every_public_name_is_documented(name):
     shown_whole = name in catallax.testing.__all__ and "::: catallax.testing\n" in prose()
     assert shown_whole or re.search(rf"(`|::: catallax\.(\w+\.)*){re.escape(name)}\b", prose()), (
@@ -57,13 +61,14 @@ def test_every_public_name_is_documented(name):
     )
 
 
-def test_every_option_of_the_market_is_documented(tmp_path):
-    shown = child(sys.executable, "-m", "catallax", "run", "market", "--help", cwd=tmp_path)
+@pytest.mark.parametrize("study", ["market", "meanfield"])
+def test_every_option_is_documented(study, tmp_path):
+    shown = child(sys.executable, "-m", "catallax", "run", study, "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", shown.stdout))
-    assert {"--utility", "--tol", "--resume"} <= options
+    assert {"--tol", "--max-rounds", "--resume"} <= options
     options -= {f"--no-{option.removeprefix('--')}" for option in options}
-    page = (ROOT / "docs" / "market.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / f"{study}.md").read_text(encoding="utf-8")
     assert not sorted(option for option in options if not re.search(rf"{option}(?![\w-])", page))
 
 

@@ -1,4 +1,4 @@
-"""Write the benchmark table into README.md and docs/benchmarks.md from benchmarks/results/market.json.
+"""Write the benchmark tables into README.md and docs/benchmarks.md from benchmarks/results/.
 
 python3 tools/benchmark_table.py
 """
@@ -39,6 +39,39 @@ def table(results: dict) -> list[str]:
     return lines
 
 
+def games(results: dict) -> list[str]:
+    """Return the lines of the mean-field games' table: a round's wall time, and how exploitable the answers are."""
+    heads = "Game", "Rounds of", "a round", "rounds", "exploitability", "times ours"
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for case in results["cases"]:
+        solved = [] if case["solve"] == case["ours"] else [case["solve"]]
+        for place, found in enumerate([case["ours"], *solved, *case["peers"]]):
+            if found["seconds_per_round"] is None:
+                continue
+            ratio = case["ratios"].get(found["method"], {}).get("round")
+            cells = [
+                f"`{case['problem']}`" if place == 0 else "",
+                found["method"],
+                f"{1e3 * found['seconds_per_round']:.3g} ms",
+                f"{found['rounds']}",
+                "–" if found["exploitability"] is None else f"{found['exploitability']:.3g}",
+                f"**{ratio:.3g}×**" if ratio else "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def rungs(results: dict) -> list[str]:
+    """Return a line on how the time of a round grows with the states; none without a ladder."""
+    points = [point for point in results.get("ladder", {}).get("points", []) if point.get("seconds_per_round")]
+    if not points:
+        return []
+    said = ", ".join(f"{point['states']:,} states {1e3 * point['seconds_per_round']:.3g} ms" for point in points)
+    horizon, exponent = points[0]["horizon"], results["ladder"]["exponent"]
+    fitted = f"; time grows as states^{exponent:.2f}" if exponent is not None else ""
+    return [f"A round of mirror descent on an open field, {horizon} decisions: {said}{fitted}.", ""]
+
+
 def aims(results: dict) -> list[str]:
     """Return one line for each aim, reached or not."""
     parts = [*results["cases"], *([results["ladder"]] if "ladder" in results else [])]
@@ -51,12 +84,29 @@ def aims(results: dict) -> list[str]:
     ]
 
 
-def main() -> None:
-    """Write the table between the markers of both files."""
-    results = json.loads((ROOT / "benchmarks/results/market.json").read_text())
+def measured(results: dict) -> str:
+    """Return when and on what it was measured."""
     machine = results["machine"]
-    said = f"Measured on {results['date']}: {machine['cores']} cores ({machine['processor']}), wall time, medians."
-    body = "\n".join([BEGIN, "", *table(results), "", said, "", *aims(results), "", END])
+    return f"Measured on {results['date']}: {machine['cores']} cores ({machine['processor']}), wall time, medians."
+
+
+def load(system: str) -> dict | None:
+    """Return a system's results; None if there are none."""
+    path = ROOT / "benchmarks" / "results" / f"{system}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def main() -> None:
+    """Write the tables between the markers of both files."""
+    lines = []
+    market, meanfield = load("market"), load("meanfield")
+    if market is not None:
+        lines += [*table(market), "", measured(market), "", *aims(market), ""]
+    if meanfield is not None:
+        lines += [
+            *games(meanfield), "", measured(meanfield), "", *rungs(meanfield), *aims(meanfield), "",
+        ]  # fmt: skip
+    body = "\n".join([BEGIN, "", *lines, END])
     for name in ("README.md", "docs/benchmarks.md"):
         path = ROOT / name
         path.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: body, path.read_text(), flags=re.DOTALL))

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..certificate import Certificate
 from ..study import Outcome, Section
+from .film import FILM_STYLE, SCRIPT, film_figure
 from .style import STYLE
 from .svg import inline_svg
 from .tables import as_lists
@@ -34,8 +35,9 @@ def render(
         directory: The run directory's name.
 
     Raises:
-        ValueError: if a figure is not SVG or a table's columns are not equally long.
+        ValueError: if a figure is not SVG, a table's columns are not equally long, or a film's parts do not fit.
     """
+    films = any(section.film is not None for section in outcome.sections)
     body = [_head(outcome), _certificates(outcome.certificates)]
     body += [_section(section, number) for number, section in enumerate(outcome.sections, 1)]
     body.append(_about(config or {}, result or {}, directory))
@@ -45,9 +47,12 @@ def render(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(outcome.title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(outcome.title)}</title>\n<style>{STYLE}{FILM_STYLE if films else ''}</style>\n"
+        "</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
-        + "\n</main>\n</body>\n</html>\n"
+        + "\n</main>\n"
+        + (f"<script>{SCRIPT}</script>\n" if films else "")
+        + "</body>\n</html>\n"
     )
 
 
@@ -99,6 +104,8 @@ def _certificates(certificates: Sequence[Certificate]) -> str:
 
 def _section(section: Section, number: int) -> str:
     parts = [f"<h2>{escape(section.title)}</h2>", _paragraphs(section.text)]
+    if section.film is not None:
+        parts.append(film_figure(section.film, section.title))
     if section.figure is not None:
         picture = inline_svg(section.figure, number, section.title)
         parts.append(f'<figure tabindex="0">{picture}</figure>')

@@ -1,0 +1,193 @@
+"""Where players may go: listed one by one, as one matrix per action, or by stencils on a grid.
+
+Every kind of moves is a pair of transposes: `expect` looks ahead (values), `carry` moves mass. A stencil holds a
+few displacements and their probabilities, so that its memory grows with states × displacements, and it moves by
+shifts of whole arrays: no gathers, no scatters, no state × action × state tensor.
+"""
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, ArrayLike, Bool, Float
+
+from .problem import AbstractChain, AbstractMoves, added
+from .problem import Chain as Chain
+from .problem import Listed as Listed
+
+
+class Dense(AbstractMoves):
+    """One matrix of probabilities per action, for few states.
+
+    Args:
+        chances: The probability of each next state.
+    """
+
+    chances: Float[Array, "S A S"]
+
+    def expect(self, value):
+        return self.chances @ value
+
+    def carry(self, mass):
+        return jnp.einsum("sa,sat->t", mass, self.chances)
+
+    def listed(self):
+        states = jnp.arange(self.chances.shape[0], dtype=jnp.int32)
+        return jnp.broadcast_to(states, self.chances.shape), self.chances
+
+    def under(self, policy):
+        return DenseChain(jnp.einsum("sa,sat->st", policy, self.chances))
+
+
+class DenseChain(AbstractChain):
+    """One matrix of probabilities."""
+
+    chances: Float[Array, "S S"]
+
+    def expect(self, value):
+        return self.chances @ value
+
+    def carry(self, mass):
+        return mass @ self.chances
+
+
+class Stencil(AbstractMoves):
+    """Displacements on a grid of H × W cells; cell (i, j) is state i·W + j. A blocked move stays where it is.
+
+    Args:
+        chances: The probability of each displacement under each action, (A, D), or for each state too, (S, A, D).
+        displacements: D pairs (rows down, columns right), each once.
+        shape: (H, W).
+        walls: Cells that nobody enters or leaves, (H, W) truth values; none by default.
+        periodic: Whether the grid closes on itself; otherwise its edge is a wall.
+
+    Raises:
+        ValueError: if the shapes do not fit together.
+    """
+
+    chances: Float[Array, "*S A D"]
+    open: Bool[Array, "D S"]
+    displacements: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
+    periodic: bool = eqx.field(static=True)
+
+    def __init__(
+        self,
+        chances: ArrayLike,
+        displacements: tuple[tuple[int, int], ...],
+        shape: tuple[int, int],
+        walls: ArrayLike | None = None,
+        *,
+        periodic: bool = False,
+    ):
+        self.chances = jnp.asarray(chances)
+        self.displacements = tuple((int(i), int(j)) for i, j in displacements)
+        self.shape = (int(shape[0]), int(shape[1]))
+        self.periodic = periodic
+        states = self.shape[0] * self.shape[1]
+        if len(set(self.displacements)) < len(self.displacements):
+            raise ValueError("each displacement is listed once; add the probabilities of those that coincide")
+        if self.chances.shape[-1] != len(self.displacements) or self.chances.ndim not in (2, 3):
+            raise ValueError(
+                f"chances are (A, D) or (S, A, D) with D = {len(self.displacements)} displacements, "
+                f"not {self.chances.shape}"
+            )
+        if self.chances.ndim == 3 and self.chances.shape[0] != states:
+            raise ValueError(f"chances for {self.chances.shape[0]} states do not fit a grid of {states} cells")
+        inside = np.stack([self._inside(*move) for move in self.displacements])
+        self.open = jnp.asarray(inside)
+        if walls is not None:
+            free = ~jnp.asarray(walls, bool).reshape(-1)
+            ends = jnp.stack([self._from(free, place) for place in range(len(self.displacements))])
+            self.open = self.open & ends & free[None, :]
+
+    def expect(self, value):
+        ahead = jnp.stack([self._from(value, place) for place in self._places])
+        ahead = jnp.where(self.open, ahead, value[None])
+        return added(self._chances * ahead[None], 1).T
+
+    def carry(self, mass):
+        return self._chain(mass).arrivals()
+
+    def under(self, policy):
+        return self._chain(policy)
+
+    def listed(self):
+        states = jnp.arange(self.shape[0] * self.shape[1], dtype=jnp.int32)
+        ends = [jnp.where(self.open[place], self._from(states, place), states) for place in self._places]
+        chances = self.chances if self.chances.ndim == 3 else self.chances[None]
+        shape = (states.size, *chances.shape[1:])
+        return jnp.broadcast_to(jnp.stack(ends, axis=-1)[:, None, :], shape), jnp.broadcast_to(chances, shape)
+
+    @property
+    def _places(self) -> range:
+        return range(len(self.displacements))
+
+    @property
+    def _chances(self) -> Array:
+        """The probabilities as (A, D, S), or (A, D, 1) where all states have the same."""
+        return jnp.moveaxis(self.chances, 0, -1) if self.chances.ndim == 3 else self.chances[:, :, None]
+
+    def _chain(self, acting: Array) -> "StencilChain":
+        """Return what goes each way, with what is blocked added to staying, given how much acts each way, (S, A)."""
+        weights = added(self._chances * acting.T[:, None, :], 0)
+        moving = [place for place in self._places if self.displacements[place] != (0, 0)]
+        # Selected by a constant mask rather than by index, which would be a gather.
+        leaves = np.asarray([move != (0, 0) for move in self.displacements])[:, None]
+        stay = added(jnp.where(self.open & leaves, jnp.zeros((), weights.dtype), weights), 0)
+        free = [jnp.where(self.open[place], weights[place], jnp.zeros((), weights.dtype)) for place in moving]
+        ways = tuple(self.displacements[place] for place in moving)
+        moved = jnp.stack(free) if free else jnp.zeros((0, stay.size), stay.dtype)
+        return StencilChain(stay, moved, ways, self.shape, self.periodic)
+
+    def _from(self, x: Array, place: int) -> Array:
+        return shift(x, self.displacements[place], self.shape, self.periodic)
+
+    def _inside(self, down: int, right: int) -> np.ndarray:
+        rows, columns = np.indices(self.shape) + np.array([down, right])[:, None, None]
+        inside = (rows >= 0) & (rows < self.shape[0]) & (columns >= 0) & (columns < self.shape[1])
+        return (inside | self.periodic).reshape(-1)
+
+
+class StencilChain(AbstractChain):
+    """A stencil under a policy: the probability of staying, and of each other displacement that is open, by cell."""
+
+    stay: Float[Array, " S"]
+    moving: Float[Array, "D S"]
+    displacements: tuple[tuple[int, int], ...] = eqx.field(static=True)
+    shape: tuple[int, int] = eqx.field(static=True)
+    periodic: bool = eqx.field(static=True)
+
+    def expect(self, value):
+        total = self.stay * value
+        for place, move in enumerate(self.displacements):
+            total = total + self.moving[place] * shift(value, move, self.shape, self.periodic)
+        return total
+
+    def carry(self, mass):
+        return self._arrived(self.stay * mass, self.moving * mass[None, :])
+
+    def arrivals(self) -> Array:
+        """Return the sum of the weights that arrive in each cell."""
+        return self._arrived(self.stay, self.moving)
+
+    def _arrived(self, total: Array, leaving: Array) -> Array:
+        for place, (down, right) in enumerate(self.displacements):
+            total = total + shift(leaving[place], (-down, -right), self.shape, self.periodic)
+        return total
+
+
+def shift(x: Float[Array, " S"], move: tuple[int, int], shape: tuple[int, int], periodic: bool = False) -> Array:
+    """Return x as read one displacement away: entry (i, j) is x at (i + down, j + right).
+
+    Unless the grid is periodic, entries read from beyond its edge are arbitrary numbers of x, or zero; moves
+    that lead there have probability zero.
+    """
+    down, right = move
+    if not down and not right:
+        return x
+    if periodic:
+        return jnp.roll(x.reshape(shape), (-down, -right), (0, 1)).reshape(-1)
+    # One shift of the flat array: what wraps round a row is masked by whoever asks.
+    by = down * shape[1] + right
+    return lax.pad(x, jnp.zeros((), x.dtype), [(-by, by, 0)])

@@ -1,0 +1,270 @@
+"""The answer: an equilibrium of a mean-field game, by the law of motion that suits it, with its certificates."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from ..certificate import Certificate
+from ..core.result import Status
+from ..core.run import Progress, run
+from ..core.settle import Settled, settle
+from ..core.system import AbstractSystem, State
+from .certify import Account, account, certificates
+from .passes import face
+from .problem import AbstractGame, cast, kind_of, validate
+from .rules import (
+    Averager,
+    Crowd,
+    DampedFixedPoint,
+    FictitiousPlay,
+    Follower,
+    MirrorDescent,
+    PacedDescent,
+    Pacer,
+    Taker,
+    first_flow,
+    public,
+)
+
+LAWS = ("fast", "mirror-descent", "fictitious-play", "damped")
+"""The laws of motion by name; "fast" is the default."""
+
+DOUBLE_UP_TO = 4_000_000
+"""Games of up to so many times × states × actions are solved in double precision unless said otherwise."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanFieldEquilibrium:
+    """A mean-field game's answer.
+
+    Args:
+        game: The question.
+        policy: Each kind's probabilities of actions, shape (kinds, T, S, A), for decisions t = 0 … T−1.
+        flow: The crowd's densities that the policy leads to, shape (T + 1, S).
+        value: What each kind's policy is worth against the flow, shape (kinds,), in units of reward.
+        exploitability: What players gain on average by a best response to the flow, in units of reward.
+        reach: The reward range: that of the rewards along the flow times Σ γ^t, averaged over kinds.
+        status: `SETTLED` only if every certificate holds.
+        certificates: The independent checks.
+        rounds: How many rounds it took.
+        law: The name of the law of motion.
+        bytes_per_round: What one device exchanges in a round.
+        history: Rounds, and the law's own exploitability per reward range after each; for pictures, not for claims.
+    """
+
+    game: AbstractGame
+    policy: np.ndarray
+    flow: np.ndarray
+    value: np.ndarray
+    exploitability: float
+    reach: float
+    status: Status
+    certificates: tuple[Certificate, ...]
+    rounds: int
+    law: str
+    bytes_per_round: int
+    history: tuple[np.ndarray, np.ndarray]
+
+
+class Within(eqx.Module):
+    """The measure of rest: the exploitability per reward range, in units of the tolerance."""
+
+    tol: Array
+
+    def __call__(self, before: Any, after: Any) -> Array:
+        if isinstance(after, Crowd):
+            return after.error / self.tol
+        return jnp.max(jnp.sum(jnp.abs(after - before), axis=-1)) / self.tol
+
+
+def first_state(
+    game: AbstractGame,
+    law: str = "fast",
+    *,
+    tol: Any = 0.0,
+    rate: Any = None,
+    every: int = 10,
+    damping: Any = 0.5,
+    temperature: Any = None,
+) -> tuple[AbstractSystem, State]:
+    """Return a law of motion and the state it begins in: everyone acts evenly at random.
+
+    Args:
+        game: The question.
+        law: As for `solve`.
+        tol: Kinds that could gain no more than this per reward range stay as they are.
+        rate: Of mirror descent, per unit of reward; by default 1 per largest difference of rewards at the start.
+        every: After how many rounds mirror descent measures exploitability.
+        damping: Of the damped fixed point.
+        temperature: Of the damped fixed point; None for best responses.
+    """
+    start = game.start()
+    dtype = start.dtype
+    shares = jnp.asarray(game.shares, dtype)
+    kinds = shares.size
+    even = jnp.full((kinds, game.horizon, game.actions, game.states), 1 / game.actions, dtype)
+    density = first_flow(game, even)
+    signal = Crowd(density, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
+    tol = jnp.asarray(tol, dtype)
+    if law in ("fast", "mirror-descent"):
+        speed = _first_rate(game, density) if rate is None else jnp.asarray(rate, dtype)
+        if law == "mirror-descent":
+            followers = Follower(shares, game.kinds, jnp.zeros_like(even), even)
+            return MirrorDescent(public(game), speed, tol, every), State(followers, signal)
+        passed, none = jnp.broadcast_to(density, (kinds, *density.shape)), jnp.zeros(kinds, dtype)
+        speeds = jnp.full(kinds, speed, dtype)
+        pacers = Pacer(shares, game.kinds, jnp.zeros_like(even), even, passed, jnp.zeros_like(even), none, speeds)
+        return PacedDescent(public(game), tol, every), State(pacers, signal)
+    if law == "fictitious-play":
+        ended = jnp.zeros((kinds, game.states), dtype)
+        averagers = Averager(shares, game.kinds, jnp.zeros_like(even), ended)
+        return FictitiousPlay(public(game), tol), State(averagers, signal)
+    if law == "damped":
+        warm = None if temperature is None else jnp.asarray(temperature, dtype)
+        return DampedFixedPoint(public(game), jnp.asarray(damping, dtype), warm), State(
+            Taker(shares, game.kinds), density
+        )
+    raise ValueError(f"{law!r} is no law of motion of a mean-field game: {', '.join(LAWS)}")
+
+
+def _first_rate(game: AbstractGame, density: Array) -> Array:
+    """Return one per the largest difference of two rewards in the first flow."""
+    spread = [
+        (lambda faced: jnp.max(faced.reward) - jnp.min(faced.reward))(face(game, density, kind_of(game, kind)))
+        for kind in range(game.shares.shape[0])
+    ]
+    widest = jnp.max(jnp.stack(spread))
+    return 1 / jnp.where(widest > 0, widest, 1.0)
+
+
+def policies(system: AbstractSystem, state: State) -> Float[Array, "n T S A"]:
+    """Return the policies that a state of a law of motion stands for, as (kinds, T, S, A)."""
+    agents = state.agents
+    if isinstance(system, DampedFixedPoint):
+        policy = jax.vmap(lambda agent: system.answer(state.signal, agent.kind))(agents)
+    else:
+        policy = agents.policy
+    return jnp.moveaxis(policy, 2, 3)
+
+
+def iterate(
+    game: AbstractGame, rounds: int, law: str = "fast", **options: Any
+) -> tuple[Float[Array, "n T S A"], Float[Array, "T1 S"], Float[Array, " rounds"]]:
+    """Run a law of motion for a number of rounds: a pure function of the game, for `jit`, `vmap` and derivatives.
+
+    Args:
+        game: The game; under `vmap`, with leading axes on its arrays.
+        rounds: How many rounds.
+        law: As for `solve`.
+        options: As for `first_state`.
+
+    Returns:
+        The policies (kinds, T, S, A), the flow that the law holds, (T + 1, S), and after each round the
+        exploitability per reward range as the law last measured it (the damped fixed point does not: zeros).
+    """
+    system, state = first_state(game, law, **options)
+    ended = run(system, state, rounds, record=_measure)
+    density = ended.state.signal.density if isinstance(ended.state.signal, Crowd) else ended.state.signal
+    return policies(system, ended.state), density, ended.record
+
+
+def solve(
+    game: AbstractGame,
+    *,
+    tol: float = 1e-6,
+    law: str | None = None,
+    max_rounds: int | None = None,
+    double: bool | None = None,
+    mesh: Mesh | None = None,
+    watch: Callable[[Progress], Any] | None = None,
+    **options: Any,
+) -> MeanFieldEquilibrium:
+    """Find an equilibrium of a mean-field game.
+
+    Args:
+        game: The question.
+        tol: The exploitability per reward range to reach.
+        law: "fast" (default), or a textbook law: "mirror-descent", "fictitious-play", "damped".
+        max_rounds: When to give up; by default 20,000.
+        double: Whether to compute in double precision; by default, if the game is not large (`DOUBLE_UP_TO`).
+        mesh: Devices to spread the kinds over.
+        watch: Called between chunks with a `Progress`.
+        options: As for `first_state`.
+
+    Returns:
+        The answer with its certificates; its status is `SETTLED` only if all of them hold.
+
+    Raises:
+        InputError: if the game is none; see `validate`.
+        ValueError: if there is no such law.
+    """
+    law = "fast" if law is None else law
+    validate(game)
+    if double is None:
+        double = game.horizon * game.states * game.actions <= DOUBLE_UP_TO
+    rounds, kept = max_rounds or 20_000, []
+    with jax.enable_x64(double):
+        game_now = cast(game, jnp.float64 if double else jnp.float32)
+        goal = 0.9 * tol
+        system, state = first_state(game_now, law, tol=goal, **options)
+        while True:
+            settled = settle(
+                system,
+                state,
+                max_rounds=rounds - sum(len(part[0]) for part in kept),
+                distance=Within(jnp.asarray(goal)),
+                record=_measure,
+                mesh=mesh,
+                watch=watch,
+            )
+            kept.append((np.asarray(settled.recorded), np.asarray(settled.record)))
+            policy = np.asarray(policies(system, settled.state), np.float64)
+            answer = _answer(game, system, settled, policy, tol, kept)
+            left = rounds - answer.rounds
+            if answer.status == Status.SETTLED or settled.status != Status.SETTLED or left <= 0 or goal < tol / 1e3:
+                return answer
+            # What the law measured on the way was not quite the flow of its policy: go on to a closer rest.
+            goal, state = goal / 4, settled.state
+            if isinstance(system, MirrorDescent | PacedDescent | FictitiousPlay):
+                system = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
+
+
+def _answer(
+    game: AbstractGame, system: AbstractSystem, settled: Settled, policy: np.ndarray, tol: float, kept: list
+) -> MeanFieldEquilibrium:
+    # Single precision's rows sum to one only to 1e-7, which a long horizon would add up.
+    policy = policy / policy.sum(axis=-1, keepdims=True)
+    found: Account = account(game, policy)
+    checks = certificates(found, policy, tol)
+    status = Status(settled.status)
+    if all(check.holds for check in checks):
+        status = Status.SETTLED
+    elif status == Status.SETTLED:
+        status = Status.OUT_OF_ROUNDS
+    recorded, record = (np.concatenate(parts) for parts in zip(*kept, strict=True))
+    return MeanFieldEquilibrium(
+        game,
+        policy,
+        found.flow,
+        found.value,
+        found.exploitability,
+        float(found.shares @ found.reach),
+        status,
+        tuple(checks),
+        recorded.size,
+        type(system).__name__,
+        settled.bytes_per_round,
+        (recorded, record),
+    )
+
+
+def _measure(state: State) -> Array:
+    signal = state.signal
+    return signal.error if isinstance(signal, Crowd) else jnp.zeros((), signal.dtype)
