@@ -45,9 +45,8 @@ def games(results: dict) -> list[str]:
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     for case in results["cases"]:
         solved = [] if case["solve"] == case["ours"] else [case["solve"]]
-        for place, found in enumerate([case["ours"], *solved, *case["peers"]]):
-            if found["seconds_per_round"] is None:
-                continue
+        timed = [found for found in (case["ours"], *solved, *case["peers"]) if found["seconds_per_round"] is not None]
+        for place, found in enumerate(timed):
             ratio = case["ratios"].get(found["method"], {}).get("round")
             cells = [
                 f"`{case['problem']}`" if place == 0 else "",
