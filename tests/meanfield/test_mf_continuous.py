@@ -223,7 +223,7 @@ class ColeHopf:
         )
 
 
-@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("periodic", [pytest.param(True, marks=pytest.mark.bench), False])
 def test_cole_hopf_is_met_with_order_one(periodic):
     """Upwind differences and an implicit step are first order in h and τ, which shrink together."""
     found = []
@@ -300,7 +300,7 @@ def test_the_crowd_that_minds_its_own_mean_follows_riccati():
     assert np.all(errors[-1] < 0.7 * errors[0]), errors
 
 
-@pytest.mark.parametrize("law", ["answer", "conjugate residual"])
+@pytest.mark.parametrize("law", [pytest.param("answer", marks=pytest.mark.bench), "conjugate residual"])
 def test_keeps_every_law_of_the_contract(law, key):
     # The second law probes what remains unexplained, which in single precision is soon a matter of rounding.
     with jax.enable_x64(law != "answer"):
@@ -329,6 +329,7 @@ def test_keeps_every_law_of_the_contract(law, key):
 
 
 class TestSolve:
+    @pytest.mark.bench
     def test_two_kinds_come_to_a_certified_equilibrium_around_an_obstacle(self):
         game = moderate(GRIDS["obstacle"])
         answer = solve_continuous(game)

@@ -25,7 +25,9 @@ def test_the_fast_law_reaches_a_millionth_of_the_reward_range():
     assert rounds.size == answer.rounds and errors[-1] <= 1e-6
 
 
-@pytest.mark.parametrize(("law", "tol"), [("mirror-descent", 1e-6), ("fictitious-play", 2e-3)])
+@pytest.mark.parametrize(
+    ("law", "tol"), [pytest.param("mirror-descent", 1e-6, marks=pytest.mark.bench), ("fictitious-play", 2e-3)]
+)
 def test_textbook_laws_come_to_the_same_rest(law, tol):
     fast, slow = solve(beach_bar(), tol=1e-9), solve(beach_bar(), law=law, tol=tol, max_rounds=4000)
     assert slow.status == Status.SETTLED
