@@ -83,16 +83,14 @@ def test_a_field_keeps_the_crowd_on_it():
     assert corner == pytest.approx(7 / 8)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a process a peer")
-def test_a_peer_that_is_not_installed_says_so():
-    try:
-        import mfglib  # noqa: F401
-    except ImportError:
-        job = Job("MFGLib", "beach_bar", 1)
-        found = played(job, partial(beach_bar), (0, 1, 2), sys.executable, 60.0, legal=False)
-        assert found.outcome.startswith("not installed") and found.seconds is None and not found.reached
-    else:
-        pytest.skip("MFGLib is installed here")
+def test_a_peer_that_is_not_installed_says_so(tmp_path, monkeypatch):
+    for name in ("mfglib", "torch"):
+        (tmp_path / f"{name}.py").write_text("raise ImportError('there is none')", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    job = Job("MFGLib", "beach_bar", 1)
+    found = played(job, partial(beach_bar), (0, 1, 2), sys.executable, 60.0, legal=False)
+    assert found.outcome.startswith("not installed: there is none")
+    assert found.seconds is None and not found.reached
 
 
 def test_a_peer_is_run_in_a_process_and_scored_by_us(tmp_path):

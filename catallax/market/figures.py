@@ -4,13 +4,14 @@ Each picture stands on a transparent ground in colours that can be read on a lig
 inches wide, so that its words keep their size on a phone. What is drawn is computed by functions of its own.
 """
 
-import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import scipy.sparse
+
+from ..pictures import MAIN, QUIET, SECOND, drawing
 
 WIDTH = 5.0
 """Inches."""
@@ -23,38 +24,6 @@ ROWS = 200
 
 COLUMNS = 40
 """How many goods an allocation map shows; the others share a column."""
-
-TEXT, QUIET, MAIN, SECOND = "#666c73", "#9aa0a6", "#3a7ca5", "#c8553d"
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[Any]:
-    """Yield the class of Matplotlib's figures, with our style in force."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    settings: dict[Any, Any] = {
-        "font.size": 10,
-        "text.color": TEXT,
-        "axes.labelcolor": TEXT,
-        "axes.edgecolor": QUIET,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "figure.facecolor": "none",
-        "savefig.facecolor": "none",
-        "xtick.color": QUIET,
-        "xtick.labelcolor": TEXT,
-        "ytick.color": QUIET,
-        "ytick.labelcolor": TEXT,
-        "grid.color": QUIET,
-        "grid.alpha": 0.35,
-        "grid.linewidth": 0.5,
-        "legend.frameon": False,
-    }
-    with matplotlib.rc_context(settings):
-        yield Figure
 
 
 def short(name: str, most: int = 24) -> str:
@@ -71,7 +40,7 @@ def dearest(prices: np.ndarray, most: int) -> np.ndarray:
 def draw_prices(goods: Sequence[str], prices: np.ndarray) -> Any:
     """Draw the prices of the dearest goods as bars."""
     order = dearest(prices, BARS)
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 0.7 + 0.21 * order.size), layout="constrained")
         axes = figure.subplots()
         axes.barh(np.arange(order.size), prices[order], color=MAIN, height=0.68)
@@ -88,7 +57,7 @@ def draw_prices(goods: Sequence[str], prices: np.ndarray) -> Any:
 def draw_convergence(rounds: np.ndarray, distances: np.ndarray, tol: float, unit: str = "round") -> Any:
     """Draw the distance from equilibrium after each round, on a logarithmic scale, and the tolerance."""
     seen = np.isfinite(distances) & (distances > 0)
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         axes = figure.subplots()
         marker = "o" if rounds.size <= 60 else ""
@@ -162,7 +131,7 @@ def draw_allocation(picture: np.ndarray, goods: Sequence[str], ends: Sequence[tu
     """
     starts = [0, *(end for _, end in ends)]
     middles = [(low + high - 1) / 2 for low, high in pairwise(starts)]
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 2.0 + 0.19 * len(goods)), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(picture.T, aspect="auto", interpolation="nearest", cmap=_ramp(), vmin=0, vmax=1)
@@ -199,7 +168,7 @@ def draw_two_prices(goods: Sequence[str], competitive: np.ndarray, strategic: np
     """Draw price-taking and strategic prices of the dearest goods, one line each."""
     order = dearest(competitive, BARS)
     place = np.arange(order.size)
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 1.0 + 0.21 * order.size), layout="constrained")
         axes = figure.subplots()
         axes.hlines(place, competitive[order], strategic[order], color=QUIET, linewidth=1)
@@ -222,7 +191,7 @@ def draw_statics(goods: Sequence[str], prices: np.ndarray, moves: Mapping[str, n
     most = float(np.max(np.abs(table), initial=0.0)) or 1.0
     rises = bool(np.all(table > -1e-3 * most))
     colours = {"cmap": _ramp(), "vmin": 0} if rises else {"cmap": "RdBu_r", "vmin": -most}
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 2.0 + 0.2 * order.size), layout="constrained")
         axes = figure.subplots()
         image = axes.imshow(table, aspect="auto", interpolation="nearest", vmax=most, **colours)

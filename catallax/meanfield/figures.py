@@ -4,13 +4,13 @@ Each picture stands on a transparent ground in colours that can be read on a lig
 inches wide, so that its words keep their size on a phone. What is drawn is computed by functions of its own.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from ..pictures import MAIN, SECOND, drawing
 from ..study import Film
 
 WIDTH = 5.0
@@ -31,7 +31,6 @@ PANELS, PANEL_ARROWS = 4, 20
 HELD = 0.8
 """The strongest colour stands for a density that this part of the crowd's time is spent at or below."""
 
-TEXT, QUIET, MAIN, SECOND = "#666c73", "#9aa0a6", "#3a7ca5", "#c8553d"
 
 SHADES = ("#3a7ca5", "#c8553d", "#6a994e", "#8c6bb1", "#b08900", "#4d908e", "#a8577e", "#577590")
 """Colours of lines, in their order."""
@@ -60,38 +59,6 @@ class Plan:
     def ceiling(self, density: np.ndarray) -> float:
         """Return the density of the strongest colour; in an exit the crowd piles up, and it does not count."""
         return ceiling(np.where(self.ends, np.nan, self.cells(density)))
-
-
-@contextlib.contextmanager
-def _style() -> Iterator[Any]:
-    """Yield the class of Matplotlib's figures, with our style in force."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    settings: dict[Any, Any] = {
-        "font.size": 10,
-        "text.color": TEXT,
-        "axes.labelcolor": TEXT,
-        "axes.titlecolor": TEXT,
-        "axes.titlesize": 10,
-        "axes.edgecolor": QUIET,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.7,
-        "figure.facecolor": "none",
-        "savefig.facecolor": "none",
-        "xtick.color": QUIET,
-        "xtick.labelcolor": TEXT,
-        "ytick.color": QUIET,
-        "ytick.labelcolor": TEXT,
-        "grid.color": QUIET,
-        "grid.alpha": 0.35,
-        "grid.linewidth": 0.5,
-        "legend.frameon": False,
-    }
-    with matplotlib.rc_context(settings):
-        yield Figure
 
 
 def spread_times(horizon: int, most: int) -> np.ndarray:
@@ -200,7 +167,7 @@ def draw_moments(plan: Plan, flow: np.ndarray, times: np.ndarray, top: float, ar
     arrows = None if arrows is None else block_arrows(arrows, plan.walls, 2 * PANEL_ARROWS // across)
     each = WIDTH / across
     norm = PowerNorm(0.5, vmin=0, vmax=top, clip=True)
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, down * (each * rows / columns + 0.15) + 0.8), layout="constrained")
         grid = np.atleast_1d(figure.subplots(down, across)).ravel()
         image = None
@@ -247,7 +214,7 @@ def draw_flow(flow: np.ndarray, names: Sequence[str]) -> Any:
         flow: Densities, shape (T + 1, S).
         names: The states' names.
     """
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
         axes = figure.subplots()
         if flow.shape[1] <= LINES:
@@ -274,7 +241,7 @@ def draw_flow(flow: np.ndarray, names: Sequence[str]) -> Any:
 def draw_convergence(rounds: np.ndarray, distances: np.ndarray, tol: float) -> Any:
     """Draw the exploitability, per reward range, after each round on logarithmic scales, and the tolerance."""
     seen = np.isfinite(distances) & (distances > 0) & (rounds > 0)
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         axes = figure.subplots()
         marker = "o" if np.count_nonzero(seen) <= 60 else ""
@@ -303,7 +270,7 @@ def draw_law(sizes: np.ndarray, values: np.ndarray, errors: np.ndarray, fit: np.
         fit: The fitted power's value for each.
         label: What the distance is.
     """
-    with _style() as Figure:
+    with drawing() as Figure:
         figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
         axes = figure.subplots()
         axes.errorbar(sizes, values, 2 * errors, fmt="o", color=MAIN, markersize=4, linewidth=1, label="actual crowds")

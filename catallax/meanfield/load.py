@@ -177,7 +177,7 @@ def _blamed(file: Path, work: Callable[[], Any]) -> Any:
         return work()
     except (InputError, SyntaxError):
         raise
-    except Exception as error:
+    except Exception as error:  # whatever the user's own code may raise
         whole = str(file.absolute())
         lines = [
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename in (whole, str(file))
