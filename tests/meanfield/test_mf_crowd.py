@@ -61,8 +61,8 @@ class Alley(AbstractGame):
         return (taste - 2 * self.crowding * density)[:, None] - jnp.array([[0.0, 0.1]])
 
     def final(self, density, kind):
-        # Not linear: what a finite crowd changes of it does not vanish on average.
-        return self.ending * (jnp.array([0.0, 1.0, 0.0, 0.0]) - 2 * self.crowding * density**2)
+        # Only where it pays to end does company cost: there one of two meets more of it than the limit knows of.
+        return self.ending * jnp.array([0.0, 1.0, 0.0, 0.0]) * (1 - 2 * self.crowding * density)
 
     @property
     def discount(self):
@@ -407,6 +407,16 @@ def test_standard_errors_are_right(found):
     # Likely and unlikely outcomes each by themselves: 99% of chi-square with 16 degrees of freedom, over 16.
     for likely in np.moveaxis(z, 1, 0):
         assert 0.32 < np.mean(likely**2) < 2.15
+
+
+def test_the_standard_error_of_a_share_is_that_of_the_binomial_law():
+    """Where nothing depends on the density a chance is a share of n counts, and its error √(p(1 − p)/n), exactly."""
+    steady = as_simulator(Alley(crowding=0.0, two=False, ending=0.0))
+    asked = {**ASKED, "features": no_density}
+    found = estimate_game(steady, **asked, episodes=3, steps=2, key=jax.random.key(5))
+    share = np.asarray(found.game.chance, float)[..., 0]
+    exact = np.sqrt(share * (1 - share) / found.counts[..., None])
+    np.testing.assert_allclose(found.chance_error[..., 0], exact, rtol=1e-3)
 
 
 def test_the_estimated_game_can_be_solved_and_its_answer_is_one_of_the_true_game(found):
