@@ -4,7 +4,7 @@
     python3 dev.py demo              the market on the embedded survey: prices, certificates, a report
     python3 dev.py test [ARGS]       every check and test; with ARGS, only pytest with these arguments
     python3 dev.py run ...           passes on to `catallax run ...` (and `list` and `show DIR` to theirs)
-    python3 dev.py bench [SYSTEM]    the benchmarks, side by side with their peers: market or meanfield
+    python3 dev.py bench [SYSTEM]    the benchmarks, side by side with their peers: market, meanfield or cortex
     python3 dev.py docs [serve]      builds the documentation into site/, or serves it while you write
     python3 dev.py cards             writes the README's table of systems anew, from the cards
 
@@ -64,8 +64,8 @@ def run(words: list[str]) -> None:
 def bench(words: list[str]) -> None:
     """Run the benchmarks."""
     set_up("parquet", "peers")
-    if words[:1] == ["meanfield"]:
-        set_up_apart("peers-meanfield")
+    if words[:1] in (["cortex"], ["meanfield"]):
+        set_up_apart(f"peers-{words[0]}")
     hand_over(PYTHON, "-m", "benchmarks", *words, cwd=ROOT)
 
 
@@ -97,10 +97,12 @@ def test(words: list[str]) -> None:
         "docs": [PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", VENV / "site"],
         "tests": [*pytest, "-n", str(WORKERS), "-m", "not bench"],
     }
+    # Small problems are compiled much longer than they run: with few of LLVM's optimisations that takes a fifth less.
+    plain = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=1".strip()}
     failed = {}
     for name, command in checks.items():
         print(f"· {name}", flush=True)
-        code = call(*command, cwd=ROOT, env=private())
+        code = call(*command, cwd=ROOT, env={**private(), **plain})
         if code:
             failed[name] = code
     if failed:

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-SYSTEMS = ("market", "meanfield")
+SYSTEMS = ("cortex", "market", "meanfield")
 
 
 def main(arguments: list[str]) -> int:

@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("catallax", "jax", "jaxlib", "equinox", "numpy", "scipy", "cvxpy", "clarabel", "ecos", "scs")
+PACKAGES = ("catallax", "jax", "jaxlib", "equinox", "numpy", "scipy", "numba", "cvxpy", "clarabel", "ecos", "scs")
 
 
 def description() -> dict[str, Any]:

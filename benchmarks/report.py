@@ -67,6 +67,22 @@ LAYOUTS = {
         ("states", "states"),
         {"rounds": "rounds", "wall s": "seconds", "s per round": "seconds_per_round"},
     ),
+    "cortex": Layout(
+        "least times, scaled to all samples where few were taken; the ratios are peer / the first of catallax's",
+        {
+            "samples": "samples",
+            "objective": "objective",
+            "gap": "gap",
+            "certified": "certified",
+            "active": "active",
+            "wall s": "seconds",
+            "CPU s": "cpu_seconds",
+            "first s": "first_seconds",
+        },
+        {"× CPU": "cpu", "× wall": "wall"},
+        ("units", "units"),
+        {"samples": "samples", "CPU s": "cpu_seconds", "µs each": "microseconds", "active": "active"},
+    ),
 }
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import catallax.cortex
 import catallax.market
 import catallax.meanfield
 import catallax.testing
@@ -50,7 +51,7 @@ def test_the_readme_shows_how_to_write_a_system():
     assert shown, "the README needs one example of a system"
 
 
-PACKAGES = (catallax, catallax.market, catallax.meanfield, catallax.testing)
+PACKAGES = (catallax, catallax.cortex, catallax.market, catallax.meanfield, catallax.testing)
 
 
 @pytest.mark.parametrize("name", sorted({name for package in PACKAGES for name in package.__all__}))
@@ -61,7 +62,7 @@ def test_every_public_name_is_documented(name):
     )
 
 
-@pytest.mark.parametrize("study", ["market", "meanfield"])
+@pytest.mark.parametrize("study", ["cortex", "market", "meanfield"])
 def test_every_option_is_documented(study, tmp_path):
     shown = child(sys.executable, "-m", "catallax", "run", study, "--help", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr

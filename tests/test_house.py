@@ -20,7 +20,7 @@ import catallax
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "catallax").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES, CORE_LINES = 500, 80, 900
-PUBLIC = ("catallax", "catallax.testing", "catallax.market", "catallax.meanfield")
+PUBLIC = ("catallax", "catallax.testing", "catallax.market", "catallax.meanfield", "catallax.cortex")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/~$}-])/(?:home|Users|root|work|tmp|mnt|opt|var|private)/\w|[A-Z]:\\Users")
@@ -172,6 +172,7 @@ def test_what_is_exported_is_what_is_listed():
         "catallax.study",
         "catallax.market.options",
         "catallax.meanfield.options",
+        "catallax.cortex.options",
     ],
 )
 def test_what_help_needs_is_imported_without_heavy_modules(module):
@@ -198,7 +199,7 @@ def test_constraints_are_bare_pins_and_cover_what_we_ask_for():
     project = PROJECT["project"]
     asked = list(project["dependencies"]) + PROJECT["build-system"]["requires"]
     for extra, requirements in project["optional-dependencies"].items():
-        if extra == "peers-meanfield":  # an environment of its own, with its own pins
+        if extra.startswith("peers-"):  # an environment of its own, with its own pins
             assert all(re.fullmatch(r"[\w-]+==[\d.]+", requirement) for requirement in requirements)
         elif extra != "gpu":  # the driver's version decides
             asked += requirements

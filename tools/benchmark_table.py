@@ -60,6 +60,42 @@ def games(results: dict) -> list[str]:
     return lines
 
 
+def coding(results: dict) -> list[str]:
+    """Return the lines of the cortex's table: CPU time, and how far the objective is from the best certified bound."""
+    heads = "Task", "By", "setting", "CPU time", "relative gap", "active", "times ours"
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for case in results["cases"]:
+        other = [] if case["solve"] == case["ours"] else [case["solve"]]
+        timed = [found for found in (case["ours"], *other, *case["peers"]) if found["cpu_seconds"] is not None]
+        for place, found in enumerate(timed):
+            ratio = case["ratios"].get(found["method"], {})
+            few = f", from {found['samples']:,} samples" if found["samples"] < case["ours"]["samples"] else ""
+            cells = [
+                case["problem"] if place == 0 else "",
+                found["method"],
+                f"{found['setting']:g}" if found["setting"] else "–",
+                seconds(found["cpu_seconds"]) + few,
+                f"{found['gap']:.1g}",
+                f"{found['active']:.3g}",
+                ("> " if ratio["at_least"] else "") + f"**{ratio['cpu']:.3g}×**" if ratio.get("cpu") else "",
+            ]
+            lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def climbs(results: dict) -> list[str]:
+    """Return a line on how the kernel's time and memory grow with the units; none without a ladder."""
+    points = [point for point in results.get("ladder", {}).get("points", []) if "microseconds" in point]
+    if not points:
+        return []
+    said = "; ".join(
+        f"{point['units']:,} units and {point['samples']:,} samples {point['microseconds']:.3g} µs each, "
+        f"{point['peak_bytes'] / 2**20:,.0f} MiB"
+        for point in points
+    )
+    return [f"The kernel, CPU time and the most memory of its process, fields being patches: {said}.", ""]
+
+
 def rungs(results: dict) -> list[str]:
     """Return a line on how the time of a round grows with the states; none without a ladder."""
     points = [point for point in results.get("ladder", {}).get("points", []) if point.get("seconds_per_round")]
@@ -83,10 +119,10 @@ def aims(results: dict) -> list[str]:
     ]
 
 
-def measured(results: dict) -> str:
+def measured(results: dict, how: str = "wall time, medians") -> str:
     """Return when and on what it was measured."""
     machine = results["machine"]
-    return f"Measured on {results['date']}: {machine['cores']} cores ({machine['processor']}), wall time, medians."
+    return f"Measured on {results['date']}: {machine['cores']} cores ({machine['processor']}), {how}."
 
 
 def load(system: str) -> dict | None:
@@ -105,6 +141,10 @@ def main() -> None:
         lines += [
             *games(meanfield), "", measured(meanfield), "", *rungs(meanfield), *aims(meanfield), "",
         ]  # fmt: skip
+    cortex = load("cortex")
+    if cortex is not None:
+        how = measured(cortex, "CPU time of the process, least of several runs")
+        lines += [*coding(cortex), "", how, "", *climbs(cortex), *aims(cortex), ""]
     body = "\n".join([BEGIN, "", *lines, END])
     for name in ("README.md", "docs/benchmarks.md"):
         path = ROOT / name

@@ -63,16 +63,30 @@ class Sum(AbstractMessage):
     Args:
         x: An array, or a pytree of arrays, whose shape does not depend on the number of agents. Truth values
             are counted.
+        at: The places, in [0, size), at which x, an array of the same shape, is added to a vector: a long vector
+            of which an agent moves few entries costs only those. A place outside is dropped.
+        size: The length of that vector.
     """
 
     x: PyTree
+    at: Int[Array, "..."] | None = None
+    size: int | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if (self.at is None) != (self.size is None):
+            raise ValueError("a Sum at places takes both at=, the places, and size=, the length of the total")
 
     def reduce(self, present, numbers):
         del numbers
 
         def added(x: Array) -> Array:
             # Truth values are counted: a sum in their own dtype would say only whether there is one.
-            return jnp.sum(_mask(x, present), axis=0, dtype=jnp.int32 if x.dtype == jnp.bool_ else x.dtype)
+            dtype = jnp.int32 if x.dtype == jnp.bool_ else x.dtype
+            if self.at is None or self.size is None:
+                return jnp.sum(_mask(x, present), axis=0, dtype=dtype)
+            # A place counted from the end would be one outside that wraps around.
+            place = jnp.where(self.at < 0, self.size, self.at).reshape(-1)
+            return jnp.zeros(self.size, dtype).at[place].add(_mask(x, present).reshape(-1).astype(dtype), mode="drop")
 
         return jax.tree.map(added, self.x)
 

@@ -28,8 +28,8 @@ from .rules import Buyer
 SHORT = 0.1
 """A step shorter than this says that some buyers are pressed against the boundary."""
 
-FLOOR = 1e-13
-"""Once the two sides of the market are this close, elasticities of x/z have lost their digits: stay."""
+FLOOR = 450
+"""Once the two sides of the market are this many roundings apart, elasticities of x/z have lost their digits: stay."""
 
 RECENTRE = 0.3
 """How far to lean towards the centre after a short step."""
@@ -127,7 +127,6 @@ class Quote(AbstractSystem):
         utility = jnp.sum(agent.worth * bundle)
         stiffness = jnp.sum(agent.worth * pull) + utility / rate
         root = agent.spread(pull, m) / jnp.sqrt(stiffness)
-        own = agent.budget / rate / jnp.sqrt(stiffness)
         held = jnp.sum(bundle * agent.reads(signal.price))
         used = rate * utility
         # What a unit of utility costs is at least the rate, so this bounds best over obtained utility.
@@ -135,9 +134,9 @@ class Quote(AbstractSystem):
         off = jnp.maximum(behind, jnp.abs(held / agent.budget - 1))
         agent = eqx.tree_at(lambda a: (a.bundle, a.rate, a.close, a.stiffness), agent, (bundle, rate, close, stiffness))
         return agent, {
-            "weight": Sum(agent.spread(weight, m)),
+            "weight": agent.adds(weight, m),
             "second": Outer(root, root),
-            "demand": Sum(root * own),
+            "demand": agent.adds(pull * (agent.budget / rate / stiffness), m),
             "spread": Sum(held - used),
             "money": Sum(jnp.zeros(()) if agent.cash is None else bundle[-1]),
             "gap": Sum(agent.budget * behind),
@@ -148,7 +147,7 @@ class Quote(AbstractSystem):
         weight = total["weight"]
         elasticity = jnp.diag(weight) - total["second"]
         # A good with one eager buyer cancels to rounding error.
-        scale = jnp.sqrt(jnp.maximum(jnp.diag(elasticity), 4e-16 * weight))
+        scale = jnp.sqrt(jnp.maximum(jnp.diag(elasticity), 2 * jnp.finfo(weight.dtype).eps * weight))
         factor = steady_cholesky(elasticity / jnp.outer(scale, scale))
         guess = cho_solve((factor, True), (total["demand"] - 1.0) / scale) / scale
         # Where rounding has the last word there is no direction any more: stay (Within sees the signal rest).
@@ -193,8 +192,8 @@ class Predict(AbstractSystem):
             "room": room(1 + shift, -shift, -rate / agent.rate),
             "by_price": Sum(jnp.sum(agent.bundle * slack)),
             "by_both": Sum(-jnp.sum(agent.bundle * slack * (1 + shift))),
-            "missed": Sum(agent.spread(missed - pull * (missed_worth / agent.stiffness), m)),
-            "centre": Sum(agent.spread(agent.budget * (agent.close - pull * (centre / agent.stiffness)), m)),
+            "missed": agent.adds(missed - pull * (missed_worth / agent.stiffness), m),
+            "centre": agent.adds(agent.budget * (agent.close - pull * (centre / agent.stiffness)), m),
         }
 
     def propagate(self, signal, total):
@@ -205,7 +204,8 @@ class Predict(AbstractSystem):
         reached = reached + along_price * along_bundle * total["by_both"]
         # Mehrotra's rule: the better the plain direction does, the less we lean towards the centre.
         centring = jnp.clip(reached / signal.spread, 0.0, 1.0) ** 3
-        short = jnp.minimum(signal.bundle_rate, signal.price_rate) < SHORT
+        shorter = jnp.minimum(signal.bundle_rate, signal.price_rate)
+        short = (shorter > 0) & (shorter < SHORT)
         centring = jnp.where(short, jnp.maximum(centring, RECENTRE), centring)
         target = centring * signal.spread / signal.entries
         call = (target * total["centre"] - total["missed"]) / signal.scale
@@ -235,7 +235,7 @@ class Follow(AbstractSystem):
         bundle_rate = jnp.minimum(1.0, part * total["bundle"])
         price_rate = jnp.minimum(1.0, part * jnp.minimum(total["price"], jnp.min(falling)))
         sound = jnp.all(jnp.isfinite(signal.change)) & jnp.isfinite(bundle_rate) & jnp.isfinite(price_rate)
-        sound &= jnp.all(jnp.isfinite(signal.scale)) & (signal.spread > FLOOR)
+        sound &= jnp.all(jnp.isfinite(signal.scale)) & (signal.spread > FLOOR * jnp.finfo(signal.spread.dtype).eps)
         change = jnp.where(sound, signal.change, 0.0)
         bundle_rate, price_rate = jnp.where(sound, bundle_rate, 0.0), jnp.where(sound, price_rate, 0.0)
         return eqx.tree_at(
@@ -284,7 +284,7 @@ def steady_cholesky(matrix: Float[Array, "m m"]) -> Float[Array, "m m"]:
         ridge = 100 * state[0]
         return ridge, attempt(ridge)
 
-    first = jnp.asarray(4e-15)
+    first = jnp.asarray(18 * jnp.finfo(matrix.dtype).eps, matrix.dtype)
     return jax.lax.while_loop(unfinished, again, (first, attempt(first)))[1]
 
 

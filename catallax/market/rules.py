@@ -50,6 +50,11 @@ class Buyer(eqx.Module):
         x = x if self.cash is None else x[:-1]
         return x if self.goods is None else jnp.zeros(goods, x.dtype).at[self.goods].add(x)
 
+    def adds(self, x: Float[Array, " k1"], goods: int) -> Sum:
+        """Return the message that adds a private vector, without money, to a total over all m goods."""
+        x = x if self.cash is None else x[:-1]
+        return Sum(x) if self.goods is None else Sum(x, at=self.goods, size=goods)
+
     @property
     def worth(self) -> Float[Array, " k1"]:
         """Values, and that of money last if it has one."""
@@ -118,7 +123,7 @@ class Tatonnement(AbstractSystem):
 
     def respond(self, agent, signal, key):
         del key
-        return agent, Sum(agent.spread(best_bundle(agent, signal, self.rho), signal.size))
+        return agent, agent.adds(best_bundle(agent, signal, self.rho), signal.size)
 
     def propagate(self, signal, total):
         return signal * jnp.exp(self.step * jnp.clip(total - 1.0, -1.0, 1.0))
@@ -144,7 +149,7 @@ class ProportionalResponse(AbstractSystem):
         else:
             bids = best_spending(agent, signal, self.rho)
         moved = eqx.tree_at(lambda buyer: buyer.bids, agent, bids)
-        return moved, Sum(agent.spread(bids, signal.size))
+        return moved, agent.adds(bids, signal.size)
 
     def propagate(self, signal, total):
         del signal
@@ -175,6 +180,10 @@ class Trial(eqx.Module):
         return cls(log_price, jnp.asarray(eta), log_price, infinite, infinite)
 
 
+NEAR = 1e-6
+"""The relative excess demand below which Newton's steps on smooth utilities are taken whole, untested."""
+
+
 class ElasticDemand(AbstractSystem):
     """Newton's method on log-prices, for smooth utilities: buyers add how their spending answers prices.
 
@@ -203,9 +212,8 @@ class ElasticDemand(AbstractSystem):
         value = -jnp.sum(share * log_price) if self.rho == 0 else log_sum / signal.eta
         m = signal.log_price.size
         root = agent.spread(share * jnp.sqrt(agent.budget), m)
-        spending = agent.spread(share * agent.budget, m)
         return agent, {
-            "spending": Sum(spending),
+            "spending": agent.adds(share * agent.budget, m),
             "value": Sum(agent.budget * value),
             "second": Outer(root, root),
         }
@@ -214,8 +222,10 @@ class ElasticDemand(AbstractSystem):
         price, spending = jnp.exp(signal.log_price), total["spending"]
         value = jnp.sum(price) + total["value"]
         # Simple decrease is enough: the objective is convex along Newton's direction, and steps are halved.
-        taken = (value <= signal.value + 1e-13 * jnp.abs(value)) | ~jnp.isfinite(signal.value)
         error = jnp.max(jnp.abs(spending / price - 1))
+        # So near to rest whole steps converge, and what values differ by is rounding.
+        near = error < NEAR
+        taken = near | (value <= signal.value) | ~jnp.isfinite(signal.value)
         # Here the answer is to an easier question; close enough, so ask the next.
         easier = taken & (error < 0.1) & (signal.eta != self.target)
         direction = self._direction(price, spending, total["second"], signal.eta)

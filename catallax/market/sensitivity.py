@@ -15,7 +15,6 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Array, Float
 
-from ..core.message import Sum
 from ..core.settle import settle
 from ..core.system import AbstractSystem, State
 from .problem import Market
@@ -65,7 +64,7 @@ class NearEquilibrium(AbstractSystem):
             drift = jnp.log(bang) - jnp.log(jnp.where(bought, agent.bang, 1.0))
             weight = jnp.where(bought, agent.anchor * jnp.exp(STEEPNESS * drift), 0.0)
             spending = agent.budget * weight / jnp.sum(weight)
-        return agent, Sum(agent.spread(spending, signal.size))
+        return agent, agent.adds(spending, signal.size)
 
     def propagate(self, signal, total):
         del signal
@@ -101,7 +100,7 @@ def prices_near(answer: Equilibrium) -> Callable[[Array, Array, Array], Array]:
         own = supply[goods][None, :] if normal.index is None else supply[goods][normal.index]
         flat = jnp.append(jnp.ravel(valuations), 0.0)[place]
         value = flat / own if rho == -np.inf else flat * own**rho
-        index = None if normal.index is None else jnp.asarray(normal.index)
+        index = None if normal.index is None else jnp.asarray(normal.index, jnp.int32)
         cash = None if normal.cash is None else jnp.asarray(normal.cash)
         budget = budgets[normal.buyers] / normal.total
         buyers = kind(value / unit, budget, index, cash, None, **private)

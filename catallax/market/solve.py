@@ -74,16 +74,26 @@ class Equilibrium:
 
 
 class Within(eqx.Module):
-    """The measure of rest of laws that know how far they are: gap and regret, in units of the tolerance."""
+    """The measure of rest of laws that know how far they are: gap and regret, in units of the tolerance.
+
+    Args:
+        tol: The tolerance.
+        foresees: Whether to count on the change that the central path has just decided on, whose outcome it would
+            measure a round later.
+    """
 
     tol: jax.Array
+    foresees: jax.Array
 
     def __call__(self, before: Any, after: Any) -> jax.Array:
         del before
-        if isinstance(after, Path):
-            stays = (after.bundle_rate == 0) & (after.price_rate == 0)
-            return jnp.where(stays, 0.0, jnp.maximum(after.gap, after.regret) / self.tol)
-        return after.error / self.tol
+        if not isinstance(after, Path):
+            return after.error / self.tol
+        stays = (after.bundle_rate == 0) & (after.price_rate == 0)
+        part = jnp.minimum(after.bundle_rate, after.price_rate)
+        # Along Newton's direction what separates the two sides goes to its target in proportion.
+        kept = jnp.where(self.foresees, 1 - part + part * after.target * after.entries / after.spread, 1.0)
+        return jnp.where(stays, 0.0, kept * jnp.maximum(after.gap, after.regret) / self.tol)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +143,9 @@ class Normal:
 
     def buyers_state(self, kind: type = Buyer, **private: Any) -> Any:
         """Return the stacked buyers for the engine."""
-        return kind(value=self.value, budget=self.budget, goods=self.index, cash=self.cash, **private)
+        # NumPy indexes twice as fast with its own integers; compiled code with short ones.
+        goods = None if self.index is None else self.index.astype(np.int32)
+        return kind(value=self.value, budget=self.budget, goods=goods, cash=self.cash, **private)
 
     def restore(self, price: np.ndarray, bundle: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray]:
         """Return prices, allocation and money in the market's units, every good sold exactly."""
@@ -172,8 +184,8 @@ def _padded(table: Any) -> tuple[np.ndarray, np.ndarray | None]:
         return sparse.toarray(), None
     if np.all(counts == width):
         shape = (sparse.shape[0], width)
-        return sparse.data.reshape(shape), sparse.indices.reshape(shape).astype(np.int32)
-    value, index = np.zeros((sparse.shape[0], width)), np.zeros((sparse.shape[0], width), np.int32)
+        return sparse.data.reshape(shape), sparse.indices.reshape(shape).astype(np.intp)
+    value, index = np.zeros((sparse.shape[0], width)), np.zeros((sparse.shape[0], width), np.intp)
     rows = np.repeat(np.arange(sparse.shape[0]), counts)
     columns = np.arange(sparse.nnz) - np.repeat(sparse.indptr[:-1], counts)
     value[rows, columns], index[rows, columns] = sparse.data, sparse.indices
@@ -207,31 +219,26 @@ def solve(
     """
     law = "fast" if law is None else law
     normal = Normal.of(market)
+    engine = {"rtol": tol / 10, "atol": 0.0, "mesh": mesh, "block": block, "watch": watch}
+    left = max_rounds or (200 if law == "fast" else 100_000)
     with jax.enable_x64(True):
-        system, state, distance, finish = _law(normal, law, tol)
-        rounds = max_rounds or (200 if law == "fast" else 100_000)
-        settled = settle(
-            system,
-            state,
-            rtol=tol / 10,
-            atol=0.0,
-            max_rounds=rounds,
-            distance=distance,
-            record=_measure if distance is not None else None,
-            mesh=mesh,
-            block=block,
-            watch=watch,
-        )
-        answers = [normal.restore(*map(np.asarray, pair)) for pair in finish(settled)]
-    history = (np.zeros(0), np.zeros(0))
-    if settled.record is not None:
-        history = np.asarray(settled.recorded), np.asarray(settled.record)
-    scored = [(certify(market, *answer, tol=tol), answer) for answer in answers[:1]]
-    if not all(c.holds for c in scored[0][0]) and len(answers) > 1:
-        # Rounding may spoil the very last change; the state before it was measured by the law itself.
-        scored += [(certify(market, *answer, tol=tol), answer) for answer in answers[1:]]
-    certificates, (prices, allocation, money) = min(scored, key=lambda s: max(c.value / c.tolerance for c in s[0]))
-    status = Status(settled.status)
+        system, state, endings, finish = _law(normal, law, tol)
+        parts, found = [], None
+        if isinstance(state.signal, Path) and normal.value.size >= SINGLE_FROM and tol < SINGLE_TO:
+            state, parts = _opened(normal, system, state, left, engine)
+        for distance in endings:
+            rounds = left - sum(part.rounds for part in parts)
+            if rounds <= 0 or (parts and parts[-1].status == Status.STOPPED):
+                break
+            record = _measure if distance is not None else None
+            parts.append(settle(system, state, max_rounds=rounds, distance=distance, record=record, **engine))
+            found, state = _best(normal, finish(parts[-1]), tol), parts[-1].state
+            if all(certificate.holds for certificate in found[0]):
+                break
+        certificates, (prices, allocation, money) = _best(normal, finish(parts[-1]), tol) if found is None else found
+    kept = [(np.asarray(part.recorded), np.asarray(part.record)) for part in parts if part.record is not None]
+    numbers, distances = (np.concatenate(column) for column in zip((np.zeros(0, int), np.zeros(0)), *kept, strict=True))
+    status = Status(parts[-1].status)
     holds = all(certificate.holds for certificate in certificates)
     if holds:
         status = Status.SETTLED
@@ -244,11 +251,25 @@ def solve(
         money,
         status,
         tuple(certificates),
-        settled.rounds,
+        sum(part.rounds for part in parts),
         type(system).__name__ if law != "fast" or not isinstance(state.signal, Path) else "CentralPath",
-        settled.bytes_per_round,
-        history,
+        parts[-1].bytes_per_round,
+        (numbers, distances),
     )
+
+
+def _best(normal: Normal, answers: list[tuple[Any, Any]], tol: float) -> tuple[list[Certificate], tuple]:
+    """Return the certificates and the answer, in the market's units, of the first that holds; else of the best.
+
+    Rounding may spoil the very last change; the state before it was measured by the law itself.
+    """
+    scored = []
+    for answer in answers:
+        restored = normal.restore(*map(np.asarray, answer))
+        scored.append((certify(normal.market, *restored, tol=tol), restored))
+        if all(certificate.holds for certificate in scored[-1][0]):
+            break
+    return min(scored, key=lambda score: max(c.value / c.tolerance for c in score[0]))
 
 
 def _measure(state: State) -> jax.Array:
@@ -256,27 +277,28 @@ def _measure(state: State) -> jax.Array:
     return jnp.maximum(signal.gap, signal.regret) if isinstance(signal, Path) else signal.error
 
 
-def _law(normal: Normal, law: str, tol: float) -> tuple[AbstractSystem, State, Within | None, Callable]:
-    """Return the system, its first state, its measure of rest, and how to read its answers."""
-    rho, within = normal.market.utility.rho, Within(jnp.asarray(0.9 * tol))
+def _law(normal: Normal, law: str, tol: float) -> tuple[AbstractSystem, State, tuple[Within | None, ...], Callable]:
+    """Return the system, its first state, its measures of rest, to try in turn, and how to read its answers."""
+    rho, near = normal.market.utility.rho, jnp.asarray(0.9 * tol)
+    within, foreseen = Within(near, jnp.asarray(False)), Within(near, jnp.asarray(True))
     if law == "tatonnement":
         price = jnp.asarray(_first_price(normal))
-        return Tatonnement(rho, 0.1), State(normal.buyers_state(), price), None, _price_takers(normal)
+        return Tatonnement(rho, 0.1), State(normal.buyers_state(), price), (None,), _price_takers(normal)
     if law == "proportional-response":
         bids = _first_bids(normal)
         state = State(normal.buyers_state(bids=bids), jnp.asarray(normal.add_up(_without_cash(normal, bids))))
-        return ProportionalResponse(rho), state, None, _bidders(normal)
+        return ProportionalResponse(rho), state, (None,), _bidders(normal)
     if law != "fast":
         raise ValueError(f"{law!r} is no law of motion of a market: fast, tatonnement, proportional-response")
     if rho == 1:
-        return central_path(money=normal.cash is not None), _first_traders(normal), within, _traders
+        return central_path(money=normal.cash is not None), _first_traders(normal), (foreseen, within), _traders
     price = _first_price(normal)
     if rho == -np.inf:
         signal = Basket(jnp.asarray(price), jnp.full(normal.m, 0.5), jnp.asarray(jnp.inf))
-        return Complements(), State(normal.buyers_state(), signal), within, _price_takers(normal)
+        return Complements(), State(normal.buyers_state(), signal), (within,), _price_takers(normal)
     eta = rho / (1 - rho)
     signal = Trial.at(jnp.log(price), jnp.asarray(min(eta, 1.0)))
-    return ElasticDemand(rho), State(normal.buyers_state(), signal), within, _price_takers(normal)
+    return ElasticDemand(rho), State(normal.buyers_state(), signal), (within,), _price_takers(normal)
 
 
 def first_state(normal: Normal, law: str) -> tuple[AbstractSystem, State]:
@@ -320,6 +342,9 @@ INSIDE = 0.9
 """How much of the largest rate that leaves every slack positive a trader begins with."""
 
 
+WITHIN_DIGITS = 1 - 1e-6
+"""The same where the path is taken up again: no slack smaller than what single precision can tell from none."""
+
 FAINT = 1e-6
 """No good that a buyer values begins with a smaller part of the buyer's bids than about this."""
 
@@ -333,20 +358,64 @@ def _first_traders(normal: Normal) -> State:
     goods, earned = _without_cash(normal, bids), _earned(normal, bids)
     bundle = goods / normal.read(normal.add_up(goods))
     price = normal.add_up(_without_cash(normal, normal.budget[:, None] * earned / earned.sum(axis=1, keepdims=True)))
-    with np.errstate(divide="ignore"):
-        rate = INSIDE * np.min(normal.read(price) / normal.value, axis=1)
     if normal.cash is not None:
-        rate = np.minimum(rate, INSIDE / normal.cash)
         bundle = np.column_stack([bundle, bids[:, -1]])
-    entries = float(normal.budget @ ((normal.value > 0).sum(axis=1) + (normal.cash is not None)))
-    worth, own = normal.value, np.broadcast_to(normal.read(price), normal.value.shape)
+    return _traders_at(normal, price, bundle, np.full_like(normal.budget, np.inf), INSIDE)
+
+
+def _traders_at(normal: Normal, price: np.ndarray, bundle: np.ndarray, rate: np.ndarray, inside: float) -> State:
+    """Return traders with these bundles and rates, which are lowered where they would leave a slack too small.
+
+    Args:
+        normal: The market.
+        price: p, shape (m,).
+        bundle: x, shape (n, k), with money last if that has a worth.
+        rate: β, shape (n,).
+        inside: The most of the largest rate that leaves every slack positive.
+    """
+    worth, own = normal.value, normal.read(price)
+    with np.errstate(divide="ignore"):
+        most = np.min(own / worth, axis=1)
     if normal.cash is not None:
-        worth, own = np.column_stack([worth, normal.cash]), np.column_stack([own, np.ones_like(rate)])
+        most = np.minimum(most, 1 / normal.cash)
+        worth = np.column_stack([worth, normal.cash])
+        own = np.column_stack([np.broadcast_to(own, normal.value.shape), np.ones_like(most)])
+    rate = np.minimum(rate, inside * most)
     close, none = np.where(worth > 0, 1 / (own - worth * rate[:, None]), 0.0), np.zeros_like(rate)
     private = {"bundle": bundle, "rate": rate, "close": close}
     private |= dict.fromkeys(("rate_step", "stiffness", "guessed", "missed", "centre"), none)
-    traders = normal.buyers_state(Trader, **private)
-    return State(traders, Path.at(jnp.asarray(price), entries))
+    entries = float(normal.budget @ ((normal.value > 0).sum(axis=1) + (normal.cash is not None)))
+    return State(normal.buyers_state(Trader, **private), Path.at(jnp.asarray(price), entries))
+
+
+SINGLE_FROM = 400_000
+"""Tables with at least so many entries begin in single precision; below, compiling twice costs more than it saves."""
+
+SINGLE_TO = 3e-4
+"""The gap at which double precision takes over."""
+
+
+def _opened(
+    normal: Normal, system: AbstractSystem, state: State, rounds: int, engine: dict[str, Any]
+) -> tuple[State, list[Settled]]:
+    """Walk the central path in single precision to where its digits run out; return traders there, and the walk.
+
+    A round in single precision costs half, and what it rounds away the first round after it puts right: Newton's
+    method aims at markets that clear, whether or not they did. If nothing sound is found, start where it began.
+    """
+    single = jax.tree.map(lambda leaf: leaf.astype(np.float32) if leaf.dtype == np.float64 else leaf, state)
+    with jax.enable_x64(False):
+        within = Within(jnp.asarray(SINGLE_TO), jnp.asarray(False))
+        opened = settle(system, single, max_rounds=rounds, distance=within, record=_measure, **engine)
+        traders, signal = opened.state.agents, opened.signal
+        whole = signal.price, _whole(traders, signal), traders.rate + signal.price_rate * traders.rate_step
+    price, bundle, rate = (np.asarray(part, np.float64) for part in whole)
+    # What single precision cannot hold underflows: a bundle without a good that its buyer values is on no path.
+    inside = np.all((bundle > 0) == (np.asarray(state.agents.bundle) > 0)) and np.all(price > 0) and np.all(rate > 0)
+    if not (inside and np.all(np.isfinite(bundle)) and opened.status != Status.NON_FINITE):
+        return state, []
+    there = _traders_at(normal, price, bundle, rate, WITHIN_DIGITS)
+    return dataclasses.replace(there, round=opened.state.round), [opened]
 
 
 def _traders(settled: Settled) -> list[tuple[Any, Any]]:

@@ -30,7 +30,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree
 
 from ..core.message import Deposit
 from ..core.system import AbstractSystem
-from .passes import best, chains, face, one_hot, worth
+from .passes import best, face, one_hot, worth
 from .problem import AbstractGame, AbstractMoves
 
 
@@ -229,7 +229,7 @@ def policy_value(
 
     def one(kind: Any, policy: Array) -> Array:
         acted = jnp.swapaxes(policy, 1, 2)
-        return worth(game, face(game, flow, kind), chains(game, flow, acted), acted)
+        return worth(game, flow, face(game, flow, kind), acted)[0]
 
     return jax.vmap(one)(game.kinds, policy)
 

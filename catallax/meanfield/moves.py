@@ -98,13 +98,19 @@ class Stencil(AbstractMoves):
         self.open = jnp.asarray(inside)
         if walls is not None:
             free = ~jnp.asarray(walls, bool).reshape(-1)
-            ends = jnp.stack([self._from(free, place) for place in range(len(self.displacements))])
+            ends = jnp.stack(shifts(free, self.displacements, self.shape, periodic))
             self.open = self.open & ends & free[None, :]
 
     def expect(self, value):
-        ahead = jnp.stack([self._from(value, place) for place in self._places])
-        ahead = jnp.where(self.open, ahead, value[None])
-        return added(self._chances * ahead[None], 1).T
+        return self.ahead(value).T
+
+    def ahead(self, value):
+        seen = shifts(value, self.displacements, self.shape, self.periodic)
+        terms = [
+            self._chances[:, place] * jnp.where(self.open[place], ahead, value)[None]
+            for place, ahead in enumerate(seen)
+        ]
+        return added(jnp.stack(terms), 0)
 
     def carry(self, mass):
         return self._chain(mass).arrivals()
@@ -114,7 +120,8 @@ class Stencil(AbstractMoves):
 
     def listed(self):
         states = jnp.arange(self.shape[0] * self.shape[1], dtype=jnp.int32)
-        ends = [jnp.where(self.open[place], self._from(states, place), states) for place in self._places]
+        seen = shifts(states, self.displacements, self.shape, self.periodic)
+        ends = [jnp.where(way, there, states) for way, there in zip(self.open, seen, strict=True)]
         chances = self.chances if self.chances.ndim == 3 else self.chances[None]
         shape = (states.size, *chances.shape[1:])
         return jnp.broadcast_to(jnp.stack(ends, axis=-1)[:, None, :], shape), jnp.broadcast_to(chances, shape)
@@ -140,9 +147,6 @@ class Stencil(AbstractMoves):
         moved = jnp.stack(free) if free else jnp.zeros((0, stay.size), stay.dtype)
         return StencilChain(stay, moved, ways, self.shape, self.periodic)
 
-    def _from(self, x: Array, place: int) -> Array:
-        return shift(x, self.displacements[place], self.shape, self.periodic)
-
     def _inside(self, down: int, right: int) -> np.ndarray:
         rows, columns = np.indices(self.shape) + np.array([down, right])[:, None, None]
         inside = (rows >= 0) & (rows < self.shape[0]) & (columns >= 0) & (columns < self.shape[1])
@@ -160,34 +164,54 @@ class StencilChain(AbstractChain):
 
     def expect(self, value):
         total = self.stay * value
-        for place, move in enumerate(self.displacements):
-            total = total + self.moving[place] * shift(value, move, self.shape, self.periodic)
+        for weight, ahead in zip(self.moving, self._seen(value), strict=True):
+            total = total + weight * ahead
         return total
 
     def carry(self, mass):
-        return self._arrived(self.stay * mass, self.moving * mass[None, :])
+        # The products are taken where they arrive: a mass moves there, and so does the chance, which may not change.
+        total = self.stay * mass
+        for chance, behind in zip(self._arriving, self._seen(mass, -1), strict=True):
+            total = total + chance * behind
+        return total
 
     def arrivals(self) -> Array:
         """Return the sum of the weights that arrive in each cell."""
-        return self._arrived(self.stay, self.moving)
-
-    def _arrived(self, total: Array, leaving: Array) -> Array:
-        for place, (down, right) in enumerate(self.displacements):
-            total = total + shift(leaving[place], (-down, -right), self.shape, self.periodic)
+        total = self.stay
+        for chance in self._arriving:
+            total = total + chance
         return total
 
+    @property
+    def _arriving(self) -> list[Array]:
+        """What arrives in each cell by each displacement."""
+        return [moved[place] for place, moved in enumerate(self._seen(self.moving, -1))]
 
-def shift(x: Float[Array, " S"], move: tuple[int, int], shape: tuple[int, int], periodic: bool = False) -> Array:
-    """Return x as read one displacement away: entry (i, j) is x at (i + down, j + right).
+    def _seen(self, x: Array, sign: int = 1) -> list[Array]:
+        ways = tuple((sign * down, sign * right) for down, right in self.displacements)
+        return shifts(x, ways, self.shape, self.periodic)
+
+
+def shifts(
+    x: Float[Array, "*n S"], moves: tuple[tuple[int, int], ...], shape: tuple[int, int], periodic: bool = False
+) -> list[Array]:
+    """Return x as read each displacement away: entry (i, j) is x at (i + down, j + right).
 
     Unless the grid is periodic, entries read from beyond its edge are arbitrary numbers of x, or zero; moves
-    that lead there have probability zero.
+    that lead there have probability zero. All are slices of one array with a margin: slices fuse, and shifts of
+    one array each would not.
     """
-    down, right = move
-    if not down and not right:
-        return x
+    lead, (height, width) = x.shape[:-1], shape
+    down, right = (max((abs(move[axis]) for move in moves), default=0) for axis in (0, 1))
     if periodic:
-        return jnp.roll(x.reshape(shape), (-down, -right), (0, 1)).reshape(-1)
+        grid = jnp.pad(x.reshape(*lead, height, width), [(0, 0)] * len(lead) + [(down,) * 2, (right,) * 2], "wrap")
+        return [
+            grid[..., down + i : down + i + height, right + j : right + j + width].reshape(x.shape) for i, j in moves
+        ]
     # One shift of the flat array: what wraps round a row is masked by whoever asks.
-    by = down * shape[1] + right
-    return lax.pad(x, jnp.zeros((), x.dtype), [(-by, by, 0)])
+    margin = max((abs(i * width + j) for i, j in moves), default=0)
+    none = jnp.zeros((*lead, margin), x.dtype)
+    # Behind a barrier, or XLA would make a shift of each slice again.
+    wide = lax.optimization_barrier(jnp.concatenate([none, x, none], axis=-1))
+    starts = [margin + i * width + j for i, j in moves]
+    return [lax.slice_in_dim(wide, start, start + x.shape[-1], axis=-1) for start in starts]

@@ -1,19 +1,20 @@
 """Backward and forward through time: values against a flow of densities, and the flow that a policy makes.
 
 Layout inside the rules: decisions first, actions next, states last, (T, A, S), so that the longest axis is
-contiguous. All that does not depend on the step before is computed for all times at once; the two scans hold
-nothing but the step itself.
+contiguous. Rewards are computed for all times at once, since logarithms vectorise; moves are never stacked over
+times: each step of a scan makes its own, unless neither time nor density changes them (`moving`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
-from .problem import AbstractGame, added, greatest
+from .problem import AbstractGame, AbstractMoves, added, greatest
 
 
 class Faced(eqx.Module):
@@ -44,30 +45,54 @@ def face(game: AbstractGame, flow: Float[Array, "T1 S"], kind: Any) -> Faced:
     return Faced(reward, jnp.broadcast_to(game.final(flow[-1], kind), (game.states,)).astype(flow.dtype))
 
 
-def chains(game: AbstractGame, flow: Float[Array, "T1 S"], policy: Float[Array, "T A S"]) -> PyTree:
-    """Return how a player moves who acts by a policy, stacked over times."""
-    return jax.vmap(lambda t, density, pi: game.moves(t, density).under(pi.T))(times(game), flow[:-1], policy)
+def moving(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Callable[[Array, Array], AbstractMoves]:
+    """Return the moves as a function of time and density; found once, outside of the scans, where they are constant."""
+    now = jnp.int32(0), flow[0]
+    program = jax.make_jaxpr(game.moves)(*now).jaxpr
+    varying = {id(name) for name in program.invars}
+    for step in program.eqns:
+        if any(id(name) in varying for name in step.invars):
+            varying |= {id(name) for name in step.outvars}
+    if any(id(name) in varying for name in program.outvars):
+        return game.moves
+    constant = game.moves(*now)
+    return lambda time, density: constant
 
 
-def worth(game: AbstractGame, faced: Faced, chain: PyTree, policy: Float[Array, "T A S"]) -> Float[Array, "T1 S"]:
-    """Return the value of a policy at every time and state, t = 0 … T."""
-    gain, discount = added(policy * faced.reward, 1), _discount(game, faced)
+def worth(
+    game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
+) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"]]:
+    """Return the value of a policy at every time and state, t = 0 … T, and what each action is worth before it."""
+    discount, moves = _discount(game, faced), moving(game, flow)
 
-    def back(value: Array, step: Any) -> tuple[Array, Array]:
-        earned, moving = step
-        value = earned + discount * moving.expect(value)
-        return value, value
+    def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+        time, density, reward, pi = step
+        action = reward + discount * moves(time, density).ahead(value)
+        value = added(pi * action, 0)
+        return value, (value, action)
 
-    _, values = lax.scan(back, faced.final, (gain, chain), reverse=True)
-    return jnp.concatenate([values, faced.final[None]])
+    steps = times(game), flow[:-1], faced.reward, policy
+    _, (values, actions) = lax.scan(back, faced.final, steps, reverse=True)
+    return jnp.concatenate([values, faced.final[None]]), actions
 
 
-def ahead(
-    game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, values: Float[Array, "T1 S"]
-) -> Float[Array, "T A S"]:
-    """Return what each action is worth if values follow it."""
-    look = jax.vmap(lambda t, density, value: game.moves(t, density).expect(value).T)
-    return faced.reward + _discount(game, faced) * look(times(game), flow[:-1], values[1:])
+def worth_beside_best(
+    game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
+) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
+    """Return what `worth` does and the values of a best response, in one pass back through time."""
+    discount, moves = _discount(game, faced), moving(game, flow)
+
+    def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+        time, density, reward, pi = step
+        action, top = reward[None] + discount * jax.vmap(moves(time, density).ahead)(value)
+        value = jnp.stack([added(pi * action, 0), greatest(top, 0)])
+        return value, (value, action)
+
+    steps = times(game), flow[:-1], faced.reward, policy
+    final = jnp.stack([faced.final, faced.final])
+    _, (values, actions) = lax.scan(back, final, steps, reverse=True)
+    values = jnp.concatenate([values, final[None]])
+    return values[:, 0], actions, values[:, 1]
 
 
 def best(
@@ -82,11 +107,11 @@ def best(
     With a temperature τ the best response is smoothed: V = τ log Σ_a exp(anchor + Q / τ), the value of the best
     policy less τ times its relative entropy to the softmax of the anchor (whose exponentials sum to one).
     """
-    discount = _discount(game, faced)
+    discount, moves = _discount(game, faced), moving(game, flow)
 
     def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
         time, density, reward, lean = step
-        action = reward + discount * game.moves(time, density).expect(value).T
+        action = reward + discount * moves(time, density).ahead(value)
         if temperature is None:
             value = greatest(action, 0)
         else:
@@ -99,15 +124,18 @@ def best(
     return jnp.concatenate([values, faced.final[None]]), actions
 
 
-def push(start: Float[Array, " S"], chain: PyTree) -> Float[Array, "T1 S"]:
-    """Return the densities that a policy's chain leads to from the first one."""
+def push(game: AbstractGame, flow: Float[Array, "T1 S"], policy: Float[Array, "T A S"]) -> Float[Array, "T1 S"]:
+    """Return the densities that a policy leads to from the first of a flow, along the moves that the flow allows."""
 
-    def on(mass: Array, moving: Any) -> tuple[Array, Array]:
-        mass = moving.carry(mass)
+    moves = moving(game, flow)
+
+    def on(mass: Array, step: Any) -> tuple[Array, Array]:
+        time, density, pi = step
+        mass = moves(time, density).under(pi.T).carry(mass)
         return mass, mass
 
-    _, after = lax.scan(on, start, chain)
-    return jnp.concatenate([start[None], after])
+    _, after = lax.scan(on, flow[0], (times(game), flow[:-1], policy))
+    return jnp.concatenate([flow[:1], after])
 
 
 def reach(game: AbstractGame, faced: Faced) -> Float[Array, ""]:

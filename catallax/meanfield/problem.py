@@ -56,6 +56,10 @@ class AbstractMoves(eqx.Module):
     def listed(self) -> tuple[Int[Array, "S A K"], Float[Array, "S A K"]]:
         """List the successors of each state and action, and their probabilities."""
 
+    def ahead(self, value: Float[Array, " S"]) -> Float[Array, "A S"]:
+        """Return what `expect` does with actions first, the order in which passes through time go fast."""
+        return self.expect(value).T
+
     def under(self, policy: Float[Array, "S A"]) -> "AbstractChain":
         """Return how a player moves who acts by a policy; a faster form where the moves have one."""
         return Chain(self, policy)

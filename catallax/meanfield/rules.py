@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..core.message import Sum
 from ..core.system import AbstractSystem, State
-from .passes import ahead, best, chains, face, one_hot, push, reach, worth
-from .problem import AbstractGame, added, greatest
+from .passes import best, face, one_hot, push, reach, worth, worth_beside_best
+from .problem import AbstractGame, greatest
 
 
 class Crowd(eqx.Module):
@@ -116,10 +116,9 @@ class MirrorDescent(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         actions, gap, span, stays = looked(self, agent, signal)
-        logits = centred(agent.logits + self.rate * actions)
-        logits = jnp.where(stays, agent.logits, logits)
+        logits = centred(agent.logits + jnp.where(stays, jnp.zeros_like(self.rate), self.rate) * actions)
         policy = shares_of(logits)
-        flow = push(signal.density[0], chains(self.game, signal.density, policy))
+        flow = push(self.game, signal.density, policy)
         return Follower(agent.share, agent.kind, logits, policy), said(agent, flow, gap, span)
 
     def propagate(self, signal, total):
@@ -158,10 +157,10 @@ class PacedDescent(AbstractSystem):
         bent = (agent.gain > 0) & (lost > 0)
         factor = jnp.where(bent, agent.gain / jnp.where(bent, lost, 1.0), self.growth)
         rate = agent.rate * jnp.clip(jnp.where(agent.gain > 0, factor, 1.0), 0.2, self.growth)
-        logits = jnp.where(stays, agent.logits, centred(agent.logits + rate * actions))
+        logits = centred(agent.logits + jnp.where(stays, jnp.zeros_like(rate), rate) * actions)
         policy = shares_of(logits)
         step = agent.passed[:-1, None] * (policy - agent.policy)
-        flow = push(signal.density[0], chains(self.game, signal.density, policy))
+        flow = push(self.game, signal.density, policy)
         after = Pacer(agent.share, agent.kind, logits, policy, flow, step, jnp.sum(step * actions), rate)
         return after, said(agent, flow, gap, span)
 
@@ -174,16 +173,18 @@ def looked(rule: Any, agent: Any, signal: Crowd) -> tuple[Array, Array, Array, A
     whether it stays as it is; the last three are measured only when that is due."""
     game, density = rule.game, signal.density
     faced = face(game, density, agent.kind)
-    values = worth(game, faced, chains(game, density, agent.policy), agent.policy)
 
-    def measure() -> tuple[Array, Array]:
-        top, _ = best(game, density, faced)
-        return density[0] @ (top[0] - values[0]), reach(game, faced)
+    def measure() -> tuple[Array, Array, Array]:
+        values, actions, top = worth_beside_best(game, density, faced, agent.policy)
+        return actions, density[0] @ (top[0] - values[0]), reach(game, faced)
 
-    nothing = jnp.zeros_like(agent.share)
+    def look() -> tuple[Array, Array, Array]:
+        nothing = jnp.zeros_like(agent.share)
+        return worth(game, density, faced, agent.policy)[1], nothing, nothing
+
     due = signal.count % rule.every == 0
-    gap, span = lax.cond(due, measure, lambda: (nothing, nothing))
-    return ahead(game, density, faced, values), gap, span, due & (gap <= rule.tol * span)
+    actions, gap, span = lax.cond(due, measure, look)
+    return actions, gap, span, due & (gap <= rule.tol * span)
 
 
 def measured(signal: Crowd, total: dict[str, Array], every: int) -> Crowd:
@@ -212,7 +213,7 @@ class FictitiousPlay(AbstractSystem):
         faced = face(game, density, agent.kind)
         values, actions = best(game, density, faced)
         policy = one_hot(actions)
-        flow = push(density[0], chains(game, density, policy))
+        flow = push(game, density, policy)
         discount = jnp.asarray(game.discount, density.dtype)
         weights = discount ** jnp.arange(game.horizon, dtype=density.dtype)
         own = jnp.sum(weights[:, None, None] * agent.acted * faced.reward)
@@ -251,7 +252,7 @@ class DampedFixedPoint(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         policy = self.answer(signal, agent.kind)
-        return agent, Sum(agent.share * push(signal[0], chains(self.game, signal, policy)))
+        return agent, Sum(agent.share * push(self.game, signal, policy))
 
     def answer(self, density: Float[Array, "T1 S"], kind: Any) -> Float[Array, "T A S"]:
         """Return the policy with which a kind answers a flow."""
@@ -276,7 +277,7 @@ def softmax(logits: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
 def shares_of(logits: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
     """Return the policy of logits of which each state's greatest is zero already."""
     weights = jnp.exp(logits)
-    return weights / added(weights, 1)[:, None]
+    return weights / jnp.sum(weights, axis=1)[:, None]
 
 
 def said(agent: Any, flow: Array, gap: Array, span: Array) -> dict[str, Sum]:

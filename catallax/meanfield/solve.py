@@ -225,7 +225,7 @@ def solve(
                 watch=watch,
             )
             kept.append((np.asarray(settled.recorded), np.asarray(settled.record)))
-            policy = np.asarray(policies(system, settled.state), np.float64)
+            policy = np.array(policies(system, settled.state), np.float64)
             answer = _answer(game, system, settled, policy, tol, kept)
             left = rounds - answer.rounds
             if answer.status == Status.SETTLED or settled.status != Status.SETTLED or left <= 0 or goal < tol / 1e3:
@@ -239,8 +239,8 @@ def solve(
 def _answer(
     game: AbstractGame, system: AbstractSystem, settled: Settled, policy: np.ndarray, tol: float, kept: list
 ) -> MeanFieldEquilibrium:
-    # Single precision's rows sum to one only to 1e-7, which a long horizon would add up.
-    policy = policy / policy.sum(axis=-1, keepdims=True)
+    # Single precision's rows sum to one only to 1e-7, which a long horizon would add up. In place: it may be gigabytes.
+    policy /= policy.sum(axis=-1, keepdims=True)
     found: Account = account(game, policy)
     checks = certificates(found, policy, tol)
     status = Status(settled.status)

@@ -46,6 +46,22 @@ class TestSum:
         x = jnp.where(jnp.arange(N) < 30, 1.0, jnp.nan)
         assert total(Sum(x), present=jnp.arange(N) < 30)[0] == 30
 
+    def test_at_places(self, draw):
+        x, at = draw.normal(size=(N, 4)).astype(np.float32), draw.integers(-2, 9, (N, 4), np.int32)
+        inside = (at >= 0) & (at < 7)
+        expected = np.zeros(7)
+        np.add.at(expected, at[inside], x[inside])
+        value, sound = total(Sum(jnp.asarray(x), at=jnp.asarray(at), size=7))
+        assert sound
+        np.testing.assert_allclose(value, expected, rtol=1e-5)
+        few = total(Sum(jnp.asarray(x), at=jnp.asarray(at), size=7), present=jnp.arange(N) < 3)[0]
+        np.add.at(expected, at[3:][inside[3:]], -x[3:][inside[3:]])
+        np.testing.assert_allclose(few, expected, atol=1e-5)
+
+    def test_places_and_how_many_there_are_come_together(self):
+        with pytest.raises(ValueError, match="both at="):
+            total(Sum(jnp.ones(N), at=jnp.zeros(N, jnp.int32)))
+
 
 class Moments(AbstractSystem):
     def respond(self, agent, signal, key):

@@ -11,7 +11,7 @@ import pytest
 
 from catallax.meanfield.certify import account, certify, exploitability, flow
 from catallax.meanfield.games.simple import BeachBar, left_right
-from catallax.meanfield.passes import best, chains, face, worth
+from catallax.meanfield.passes import best, face, worth
 from catallax.meanfield.problem import cast, table
 from catallax.meanfield.rules import first_flow
 
@@ -53,7 +53,7 @@ def test_it_agrees_with_the_compiled_passes():
         own = jnp.moveaxis(jnp.asarray(policy), 3, 2)
         densities = first_flow(double, own)
         faced = face(double, densities, None)
-        value = densities[0] @ worth(double, faced, chains(double, densities, own[0]), own[0])[0]
+        value = densities[0] @ worth(double, densities, faced, own[0])[0][0]
         top = densities[0] @ best(double, densities, faced)[0][0]
     np.testing.assert_allclose(found.flow, densities, rtol=1e-12)
     np.testing.assert_allclose([found.value[0], found.best[0]], [value, top], rtol=1e-12)

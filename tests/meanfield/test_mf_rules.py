@@ -9,7 +9,7 @@ import pytest
 from catallax.errors import InputError
 from catallax.meanfield.games.simple import BeachBar, left_right
 from catallax.meanfield.moves import Dense, Stencil
-from catallax.meanfield.passes import best, chains, face, push, worth
+from catallax.meanfield.passes import best, face, moving, push, worth
 from catallax.meanfield.problem import AbstractGame, Listed, cast, validate
 from catallax.meanfield.rules import first_flow, mass, public, softmax
 from catallax.meanfield.solve import first_state
@@ -85,16 +85,47 @@ def test_the_value_of_a_policy_is_the_reward_met_along_its_flow():
         game = game_in_double()
         policy = softmax(jax.random.normal(jax.random.key(1), (4, 3, 5)))
         flow = first_flow(game, policy[None])
-        faced, chain = face(game, flow, None), chains(game, flow, policy)
+        faced = face(game, flow, None)
         met = jnp.sum(flow[:-1, None] * policy * faced.reward) + flow[-1] @ faced.final
-        np.testing.assert_allclose(flow[0] @ worth(game, faced, chain, policy)[0], met, rtol=1e-12)
-        np.testing.assert_allclose(push(flow[0], chain), flow, rtol=1e-12)
+        np.testing.assert_allclose(flow[0] @ worth(game, flow, faced, policy)[0][0], met, rtol=1e-12)
+        np.testing.assert_allclose(push(game, flow, policy), flow, rtol=1e-12)
         np.testing.assert_allclose(flow.sum(axis=1), 1.0, rtol=1e-12)
         # No policy does better than a best response, and a cold smoothed one hardly worse.
         top, _ = best(game, flow, faced)
         assert float(flow[0] @ top[0]) >= float(met)
         near, _ = best(game, flow, faced, jnp.asarray(1e-6))
         np.testing.assert_allclose(near, top, atol=1e-4)
+
+
+class Tides(AbstractGame):
+    """Two places; everyone is moved to the one that the time says, or to the one where fewer are."""
+
+    by: str = eqx.field(static=True)
+    states: int = 2
+    actions: int = 1
+    horizon: int = 3
+
+    def start(self):
+        return jnp.asarray([0.25, 0.75])
+
+    def moves(self, time, density):
+        there = {"time": time % 2, "crowd": jnp.argmin(density), "nothing": jnp.asarray(1)}[self.by]
+        return Listed(jnp.broadcast_to(there, (2, 1, 1)), jnp.ones((2, 1, 1), density.dtype))
+
+    def reward(self, time, density, kind):
+        return jnp.zeros((2, 1), density.dtype)
+
+
+@pytest.mark.parametrize(
+    ("by", "places"), [("time", [0, 1, 0]), ("crowd", [0, 1, 0]), ("nothing", [1, 1, 1])], ids=lambda x: str(x)
+)
+def test_moves_are_found_once_only_where_neither_time_nor_density_changes_them(by, places):
+    game, policy = Tides(by=by), jnp.ones((3, 1, 2))
+    flow = first_flow(game, policy[None])
+    np.testing.assert_array_equal(jnp.argmax(flow[1:], axis=1), places)
+    np.testing.assert_array_equal(push(game, flow, policy), flow)
+    moves = moving(game, flow)
+    assert (moves(jnp.int32(0), flow[0]) is moves(jnp.int32(1), flow[1])) == (by == "nothing")
 
 
 class TwoTastes(AbstractGame):

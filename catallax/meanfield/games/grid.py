@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
 from ..maps import Map, openings, parse_map
-from ..moves import StencilChain, shift
+from ..moves import StencilChain, shifts
 from ..problem import AbstractChain, AbstractGame, AbstractMoves
 
 HALL = """\
@@ -52,8 +52,11 @@ class Walk(AbstractMoves):
     periodic: bool = eqx.field(static=True)
 
     def expect(self, value):
+        return self.ahead(value).T
+
+    def ahead(self, value):
         value = value if self.gust is None else self.gust.expect(value)
-        return jnp.stack(self._ends(value), axis=1)
+        return jnp.stack(self._ends(value))
 
     def carry(self, mass):
         arrived = self._step(mass.T).arrivals()
@@ -73,7 +76,7 @@ class Walk(AbstractMoves):
 
     def _ends(self, x: Array) -> list[Array]:
         """Return an array over cells as read where each step ends."""
-        ahead = [shift(x, step, self.shape, self.periodic) for step in STEPS]
+        ahead = shifts(x, STEPS, self.shape, self.periodic)
         return [jnp.where(way, there, x) for way, there in zip(self.open, ahead, strict=True)]
 
     def _step(self, weights: Float[Array, "D S"]) -> StencilChain:
