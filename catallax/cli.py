@@ -130,12 +130,10 @@ def _command(study: Study) -> Any:
     for field in dataclasses.fields(study.Options):
         positional = field.name == study.positional
         default = None if field.default is dataclasses.MISSING else field.default
-        group = None if positional else own
-        parameter = _parameter(
-            field.name, kinds[field.name], default, field.metadata.get("help", ""), group, positional
-        )
+        group, help = None if positional else own, field.metadata.get("help", "")
+        parameter = _parameter(field.name, kinds[field.name], default, help, group, positional)
         if positional and many:
-            one = _parameter(field.name, typing.get_args(kinds[field.name])[0], None, "", group).annotation
+            one = _parameter(field.name, typing.get_args(kinds[field.name])[0], None, help, group).annotation
             parameter = parameter.replace(kind=inspect.Parameter.VAR_POSITIONAL, default=inspect.Parameter.empty)
             parameter = parameter.replace(annotation=one)
         parameters.insert(0 if positional else len(parameters), parameter)

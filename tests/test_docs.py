@@ -1,5 +1,6 @@
 """The documentation is held to the code: blocks run, names are described, examples work."""
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import catallax.cortex
 import catallax.market
 import catallax.meanfield
 import catallax.testing
+from catallax.study import load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -68,6 +70,9 @@ def test_every_option_is_documented(study, tmp_path):
     assert shown.returncode == 0, shown.stderr
     options = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", shown.stdout))
     assert {"--tol", "--max-rounds", "--resume"} <= options
+    face = load_study(study)
+    (positional,) = (field for field in dataclasses.fields(face.Options) if field.name == face.positional)
+    assert positional.metadata["help"].split()[-1] in shown.stdout, "what the study takes has lost its help"
     options -= {f"--no-{option.removeprefix('--')}" for option in options}
     page = (ROOT / "docs" / f"{study}.md").read_text(encoding="utf-8")
     assert not sorted(option for option in options if not re.search(rf"{option}(?![\w-])", page))

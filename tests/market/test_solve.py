@@ -72,7 +72,15 @@ def test_a_beginning_in_single_precision_may_run_out_of_rounds(single):
 
 
 @pytest.mark.parametrize("utility", [QUASILINEAR, CES(0.5), CES(0.97), COBB_DOUGLAS, CES(-3.0), LEONTIEF], ids=str)
-@pytest.mark.parametrize("name", ["pareto budgets", "more goods than buyers", "one percent of goods", "small integers"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pareto budgets",
+        pytest.param("more goods than buyers", marks=pytest.mark.bench),
+        "one percent of goods",
+        pytest.param("small integers", marks=pytest.mark.bench),
+    ],
+)
 def test_other_utilities_settle(name, utility):
     answer = solve(Market(*INSTANCES[name], utility=utility), tol=1e-6)
     assert answer.status == Status.SETTLED, [(c.name, c.value) for c in answer.certificates]

@@ -131,7 +131,7 @@ class TestOperators:
                 assert np.all(density[:, np.asarray(grid.blocked)] == 0)
 
 
-@pytest.mark.parametrize("name", ["ring", "obstacle"])
+@pytest.mark.parametrize("name", ["ring", pytest.param("obstacle", marks=pytest.mark.bench)])
 class TestDuality:
     def test_what_a_cost_does_to_the_value_is_where_the_players_are(self, name):
         """The envelope theorem, exactly: d⟨m₀, u₀⟩/dF_n = τ m_{n+1}, for both equations share one matrix."""
@@ -300,7 +300,9 @@ def test_the_crowd_that_minds_its_own_mean_follows_riccati():
     assert np.all(errors[-1] < 0.7 * errors[0]), errors
 
 
-@pytest.mark.parametrize("law", [pytest.param("answer", marks=pytest.mark.bench), "conjugate residual"])
+@pytest.mark.parametrize(
+    "law", [pytest.param(law, marks=pytest.mark.bench) for law in ("answer", "conjugate residual")]
+)
 def test_keeps_every_law_of_the_contract(law, key):
     # The second law probes what remains unexplained, which in single precision is soon a matter of rounding.
     with jax.enable_x64(law != "answer"):
@@ -364,6 +366,7 @@ class TestSolve:
         answer = solve_continuous(moderate(GRIDS["line"]), max_rounds=2)
         assert answer.status is Status.OUT_OF_ROUNDS and not all(one.holds for one in answer.certificates)
 
+    @pytest.mark.bench
     def test_the_derivative_of_rest_is_that_of_finite_differences_and_many_games_are_solved_at_once(self):
         grid = GRIDS["line"]
 

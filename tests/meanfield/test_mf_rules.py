@@ -159,7 +159,7 @@ LAWS = {
 }
 
 
-@pytest.mark.parametrize("law", ["fast", "damped"])
+@pytest.mark.parametrize("law", ["fast", pytest.param("damped", marks=pytest.mark.bench)])
 def test_conformance(law):
     with jax.enable_x64(True):
         system, state = first_state(TwoTastes(liked=jnp.linspace(0.0, 4.0, 7)), law, **LAWS[law])

@@ -114,6 +114,7 @@ def lending(n=23, steps=4):
     return system, State(reserves, Ledger(jnp.mean(reserves), jnp.int32(0), jnp.mean(reserves)))
 
 
+@pytest.mark.bench
 def test_lending_keeps_every_law(key):
     system, state = lending()
     check_system(system, state, key=key, rounds=3, differentiable=False)
