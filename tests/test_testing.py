@@ -95,6 +95,7 @@ def test_an_honest_system_passes_in_double_precision(key):
         check_gradient(Savers(), savers(), key=key)
 
 
+@pytest.mark.bench
 def test_several_kinds_in_several_stages_pass(key):
     check_system(Sequence((Quote(), Order())), two_kinds(), key=key)
 

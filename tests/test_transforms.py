@@ -74,6 +74,7 @@ def test_forward_and_reverse_are_one_derivative_and_that_of_differences(case):
     np.testing.assert_allclose(forward, differences, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.bench
 def test_vmap_of_derivative(case):
     derivative = jax.jit(jax.vmap(jax.jacfwd(case)))(SCALES)
     single = jax.jit(jax.jacfwd(case))

@@ -144,7 +144,7 @@ def test_competition_finds_the_features_and_explains_nearly_all(competing):
 
 
 @pytest.mark.parametrize(
-    "kind", ["topk", *(pytest.param(kind, marks=pytest.mark.bench) for kind in ("jumprelu", "relu", "matryoshka"))]
+    "kind", [pytest.param(kind, marks=pytest.mark.bench) for kind in ("topk", "jumprelu", "relu", "matryoshka")]
 )
 def test_baselines_learn_at_the_rate_that_was_asked_for(kind, competing):
     left, count = unexplained(trained(kind, 200), samples(1000, 5))

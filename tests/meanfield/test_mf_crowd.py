@@ -99,6 +99,7 @@ def audited(game, policy):
     return AuditedCrowd(game, jnp.concatenate([policy, best]), jnp.concatenate([value, best_value]), flow)
 
 
+@pytest.mark.bench
 def test_a_crowd_keeps_every_law(key):
     """The signal counts players, so it has no derivative to check; another player's place must not be seen."""
     system = FiniteCrowd(GAME, check_policy(GAME, POLICY))
@@ -314,6 +315,7 @@ def test_the_gain_comes_to_that_of_the_limit():
     assert few.limit == many.limit
 
 
+@pytest.mark.bench
 def test_at_equilibrium_only_the_finite_number_is_left():
     """Among 2000 nobody gains more than a hundredth."""
     gain = deviation_gain(GAME, solve(GAME, tol=1e-4).policy, 2000, 64)

@@ -26,7 +26,11 @@ def test_the_fast_law_reaches_a_millionth_of_the_reward_range():
 
 
 @pytest.mark.parametrize(
-    ("law", "tol"), [pytest.param("mirror-descent", 1e-6, marks=pytest.mark.bench), ("fictitious-play", 2e-3)]
+    ("law", "tol"),
+    [
+        pytest.param(law, tol, marks=pytest.mark.bench)
+        for law, tol in (("mirror-descent", 1e-6), ("fictitious-play", 2e-3))
+    ],
 )
 def test_textbook_laws_come_to_the_same_rest(law, tol):
     fast, slow = solve(beach_bar(), tol=1e-9), solve(beach_bar(), law=law, tol=tol, max_rounds=4000)
@@ -59,6 +63,7 @@ def test_an_unknown_law_is_refused():
         solve(left_right(), law="walras")
 
 
+@pytest.mark.bench
 def test_single_precision_is_possible():
     answer = solve(left_right(), tol=1e-4, double=False)
     assert answer.status == Status.SETTLED

@@ -466,6 +466,7 @@ class TestStudy:
         assert facts_of(page)["bars"] and "one of which pays double" in page and "2 kinds of players" in page
         assert outcome.status == "settled"
 
+    @pytest.mark.bench
     def test_what_does_not_settle_says_so(self, desk):
         outcome = execute("out", players=0, tol=1e-9, max_rounds=3, parameters="size=7", horizon=6)
         assert outcome.status == "out of rounds"

@@ -134,6 +134,7 @@ def test_actual_banks_scatter_as_second_moments_say():
     np.testing.assert_allclose(seen.scatter, moment, rtol=4 * math.sqrt(2 / banks))
 
 
+@pytest.mark.bench
 def test_the_mean_is_a_brownian_motion_and_falls_as_often_as_the_formula_says():
     """200 runs of 20 banks, seeds 0 … 199, 4 standard errors.
 
