@@ -196,12 +196,19 @@ def unexplained(model: Autoencoder, samples: Any, *, batch: int = 1024) -> tuple
     return float(left / (squares - total @ total / len(samples))), active / len(samples)
 
 
+class Moments(NamedTuple):
+    """Running means of slopes and of their squares, each shaped as the autoencoder."""
+
+    first: Autoencoder
+    second: Autoencoder
+
+
 class Training(NamedTuple):
     """All that training carries from batch to batch; a pytree of arrays, so that it can be saved and resumed.
 
     Args:
         model: The autoencoder of the scaled samples.
-        moments: State of Adam.
+        moments: What Adam remembers of the slopes.
         power: Running mean of each unit's squared activity.
         price: What activity costs ("relu", "jumprelu"); for "competition" it is the model's.
         idle: Batches since each unit was last active.
@@ -211,7 +218,7 @@ class Training(NamedTuple):
     """
 
     model: Autoencoder
-    moments: Any
+    moments: Moments
     power: Float[Array, " units"]
     price: Float[Array, ""]
     idle: Int[Array, " units"]
@@ -294,8 +301,6 @@ def draw(data: Any, count: int, seed: int, step: int) -> np.ndarray:
 
 def first_training(data: Any, units: int, *, kind: str, active: int, seed: int) -> Training:
     """Begin: unit fields in random directions, the encoder their transpose, samples centred and scaled."""
-    import optax
-
     some = draw(data, CALIBRATION, seed, -1)
     mean = some.mean(0)
     spread = float(np.sqrt(np.mean((some - mean) ** 2)))
@@ -311,10 +316,10 @@ def first_training(data: Any, units: int, *, kind: str, active: int, seed: int) 
         kind=kind,
         active=active,
     )
-    moments = optax.scale_by_adam().init(eqx.filter(model, eqx.is_array))
+    none = jax.tree.map(jnp.zeros_like, model)
     return Training(
         model=model,
-        moments=moments,
+        moments=Moments(none, none),
         power=jnp.ones(units),
         price=jnp.float32(1e-2),
         idle=jnp.zeros(units, jnp.int32),
@@ -364,18 +369,25 @@ def _normed(model: Autoencoder) -> Autoencoder:
     )
 
 
-def _adam(slope: Any, moments: Any) -> tuple[Any, Any]:
-    import optax
+def adam(slope: Any, moments: Moments, step: Int[Array, ""]) -> tuple[Any, Moments]:
+    """Return the direction to go against at a rate of one, and the new moments.
 
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to its integer count of steps
-        return optax.scale_by_adam().update(slope, moments)
+    Reference:
+        Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1, with its own constants.
+    """
+    first = jax.tree.map(lambda mean, new: 0.9 * mean + 0.1 * new, moments.first, slope)
+    second = jax.tree.map(lambda mean, new: 0.999 * mean + 0.001 * new**2, moments.second, slope)
+    count = (step + 1).astype(jnp.float32)
+    # Moments begin at zero, and are scaled up for what they have not seen.
+    sizes = jax.tree.map(lambda mean: jnp.sqrt(mean / (1 - 0.999**count)) + 1e-8, second)
+    return jax.tree.map(lambda mean, size: mean / (1 - 0.9**count) / size, first, sizes), Moments(first, second)
 
 
 def _by_gradient(state: Training, samples: Array, rate: Array, slowing: Array):
     """Down the slope of the loss, by Adam."""
     del slowing
     (_, (activity, residual)), slope = eqx.filter_value_and_grad(loss, has_aux=True)(state.model, samples, state.price)
-    change, moments = _adam(slope, state.moments)
+    change, moments = adam(slope, state.moments, state.step)
     model = jax.tree.map(lambda value, move: value - rate * move, state.model, change)
     return _normed(model), moments, state.power, activity, residual
 
@@ -391,7 +403,7 @@ def _by_competition(state: Training, samples: Array, rate: Array, slowing: Array
     missed = jnp.where((drive > 0) | (activity > 0), drive - activity, 0.0) / number
     none = jax.tree.map(jnp.zeros_like, model)
     slope = dataclasses.replace(none, W_enc=samples.T @ missed, b_enc=jnp.sum(missed, 0))
-    change, moments = _adam(slope, state.moments)
+    change, moments = adam(slope, state.moments, state.step)
     model = dataclasses.replace(
         model,
         W_enc=model.W_enc - rate * change.W_enc,
@@ -403,8 +415,8 @@ def _by_competition(state: Training, samples: Array, rate: Array, slowing: Array
 
 
 def _revived(
-    model: Autoencoder, moments: Any, power: Array, idle: Array, residual: Array
-) -> tuple[Autoencoder, Any, Array, Array]:
+    model: Autoencoder, moments: Moments, power: Array, idle: Array, residual: Array
+) -> tuple[Autoencoder, Moments, Array, Array]:
     """Give silent units the directions of the worst explained samples (after Bricken et al. 2023)."""
     number = min(REVIVED, *residual.shape, idle.size)
     asleep, who = jax.lax.top_k(idle, number)
@@ -433,9 +445,7 @@ def _revived(
 
     none, nothing = jnp.zeros_like(fields), jnp.zeros(number)
     model = given(model, fields, fields, nothing, mean_threshold)
-    moments = moments._replace(
-        mu=given(moments.mu, none, none, nothing, nothing), nu=given(moments.nu, none, none, nothing, nothing)
-    )
+    moments = Moments(*(given(moment, none, none, nothing, nothing) for moment in moments))
     wake = wake[:, 0]
     power = power.at[who].set(jnp.where(wake, jnp.mean(power), power[who]))
     return model, moments, power, idle.at[who].set(jnp.where(wake, 0, idle[who]))

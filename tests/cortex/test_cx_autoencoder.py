@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from catallax.cortex import autoencoder, compete, objectives
-from catallax.cortex.autoencoder import Autoencoder, first_training, load, train, unexplained
+from catallax.cortex.autoencoder import Autoencoder, Moments, adam, first_training, load, train, unexplained
 from catallax.cortex.features import mcc
 from catallax.errors import InputError
 
@@ -256,3 +256,15 @@ def test_other_files_are_refused(competing, tmp_path):
         load(path)
     with pytest.raises(InputError, match="not a readable"):
         load(tmp_path / "none.safetensors")
+
+
+def test_adam_goes_at_a_rate_of_one_down_a_slope_that_stays():
+    slope = {"steep": jnp.array([3.0, -0.02]), "flat": jnp.zeros(1)}
+    moments = Moments(*2 * [jax.tree.map(jnp.zeros_like, slope)])
+    for step in range(4):
+        change, moments = adam(slope, moments, jnp.int32(step))
+        np.testing.assert_allclose(change["steep"], [1, -1], rtol=2e-5)
+        assert change["flat"] == 0
+    # What has just turned is not believed at once: the mean of four slopes and one against them.
+    change, _ = adam(jax.tree.map(jnp.negative, slope), moments, jnp.int32(4))
+    np.testing.assert_allclose(change["steep"], np.array([1, -1]) * (0.9 - 0.9**5 - 0.1) / (1 - 0.9**5), rtol=2e-5)
