@@ -90,7 +90,7 @@ def test(words: list[str]) -> None:
     pytest = [PYTHON, "-m", "pytest"]
     if words:
         hand_over(*pytest, *words, cwd=ROOT)
-    quick = [*pytest, "-n", str(WORKERS), "-m", "not bench"]
+    quick = [*pytest, "-n", str(WORKERS), "--dist", "loadfile", "-m", "not bench"]
     checks = {
         "lint": [PYTHON, "-m", "ruff", "check", "--quiet", "."],
         "format": [PYTHON, "-m", "ruff", "format", "--check", "."],

@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-SYSTEMS = ("cortex", "market", "meanfield")
+SYSTEMS = ("cortex", "experts", "market", "meanfield")
 
 
 def main(arguments: list[str]) -> int:

@@ -13,13 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from catallax.meanfield.games.epidemic import Epidemic
 from catallax.meanfield.games.grid import crowd_motion, four_rooms
 from catallax.meanfield.games.simple import beach_bar
+from catallax.meanfield.games.stationary import stationary_rooms
 
 from . import machine, report
-from .meanfield_games import field
-from .meanfield_ours import Figures, law, peers_python, played, rung, solved
+from .meanfield_games import benchmfg_begin, field
+from .meanfield_ours import Figures, law, peers_python, played, rest_law, rung, solved
 from .meanfield_peers import Job
 from .measure import alone
 
@@ -35,9 +38,10 @@ class Aim:
 
     Args:
         kind: "per round" (least ratio to the first peer's seconds per round), "uniform" (most relative difference
-            of our certificate and the first peer's own figure for the policy that it starts from), "equal" (most
-            difference of exploitabilities per reward range to the first peer's), "lower" (than the best of all
-            peers), "exploitability" (most, per reward range), "seconds" or "gigabytes" (most, of `solve`).
+            of our certificate and the first peer's own figure for the policy that it starts from), "own" (the same
+            of the policy that it ends with), "equal" (most difference of exploitabilities per reward range to the
+            first peer's), "lower" (than the best of all peers), "exploitability" (most, per reward range), "seconds"
+            or "gigabytes" (most, of `solve`).
         bound: That number.
     """
 
@@ -55,6 +59,7 @@ class Case:
         jobs: What the peers do.
         order: Which of the peer's actions each of ours is.
         legal: Whether the peer starts from even chances of the steps that lead somewhere, not of all actions.
+        begin: The policy of a stationary game from which the peer starts, and then we; None for even chances.
         rate: Of our mirror descent, beside the first peer's, for as many rounds; None to leave it out.
         every: After how many rounds it measures exploitability: as often as the peer.
         catch_up: Whether to run as many rounds as it takes to be no more exploitable than the first peer, instead.
@@ -70,6 +75,7 @@ class Case:
     jobs: tuple[Job, ...] = ()
     order: tuple[int, ...] = ()
     legal: bool = False
+    begin: Callable[[], np.ndarray] | None = None
     rate: float | None = None
     every: int = 1
     catch_up: bool = False
@@ -95,6 +101,8 @@ def mfglib(game: str, rounds: int, method: str = "OnlineMirrorDescent", **rest: 
 
 OPENSPIEL_ORDER = (2, 0, 4, 1, 3)
 """OpenSpiel's 0 … 4 are up, left, stay, right, down; ours are stay, north, south, west, east."""
+BENCHMFG_ORDER = (4, 2, 0, 3, 1)
+"""Bench-MFG's 0 … 4 are a row on, right, a row back, left, stay."""
 BARS = ((10, 10), (10, 10), (9, 11), (9, 11))
 """Where MFGLib's crowd motion puts the bar at each time with its default seed."""
 
@@ -155,10 +163,13 @@ CASES = (
     ),
     Case(
         "stationary",
-        None,
+        partial(stationary_rooms, pull=0.0),
         (Job("Bench-MFG", "four_rooms_obstacles", 150, "omd"),),
+        BENCHMFG_ORDER,
+        begin=benchmfg_begin,
+        rate=0.005 / 0.2,
         target=None,
-        aims=(Aim("per round", 5),),
+        aims=(Aim("own", 1e-2), Aim("per round", 5)),
     ),
     Case(
         "large",
@@ -192,14 +203,17 @@ def compare(
             peers.append(old)
             continue
         say(f"  {job.name}, {job.rounds} rounds")
-        peers.append(played(job, case.make, case.order, python, case.limit, legal=case.legal))
+        peers.append(played(job, case.make, case.order, python, case.limit, legal=case.legal, begin=case.begin))
     ours = []
     if case.make is None:
         ours.append(Figures("catallax", 0.0, "a game of this sort cannot be played yet"))
     if case.rate is not None:
         goal = peers[0].exploitability if case.catch_up else None
         asked = (case.make, case.jobs[0].rounds, case.rate, case.every, repeats, goal)
-        ours.append(_ours("catallax mirror-descent", case.jobs[0].rounds, alone(law, asked, case.limit)))
+        call: Any = law
+        if case.begin is not None:
+            call, asked = rest_law, (case.make, case.jobs[0].rounds, case.rate, case.begin, repeats)
+        ours.append(_ours("catallax mirror-descent", case.jobs[0].rounds, alone(call, asked, case.limit)))
         if peers[0].relative is not None and ours[0].relative is not None:
             within = ours[0].relative <= peers[0].relative * (1 + 1e-3) + 1e-7
             ours[0] = dataclasses.replace(ours[0], reached=within)
@@ -262,6 +276,10 @@ def judged(aim: Aim, ours: Figures, solve: Figures, peers: list[Figures]) -> dic
         wanted = f"the first policy's exploitability within {bound:g} of the peer's own figure"
         if first and first.uniform and first.own_uniform:
             found = abs(first.uniform / first.own_uniform - 1)
+    elif aim.kind == "own":
+        wanted = f"the peer's own figure for its last policy within {bound:g} of our certificate's"
+        if first and first.exploitability and first.own_exploitability:
+            found = abs(first.own_exploitability / first.exploitability - 1)
     elif aim.kind == "equal":
         wanted = f"exploitability per reward range within {bound:g} of the peer's"
         if first and first.relative is not None and ours.relative is not None:

@@ -82,6 +82,16 @@ class Field(AbstractGame):
         return jnp.broadcast_to(earned[:, None], (self.states, self.actions))
 
 
+def benchmfg_begin() -> np.ndarray:
+    """Return the random policy (S, A) from which Bench-MFG 0.1.3 starts on four rooms after `numpy.random.seed(0)`.
+
+    Softmax, at temperature 0.2, of logits that are even on [−1, 1]; actions in our order.
+    """
+    logits = np.random.RandomState(0).uniform(-1.0, 1.0, (121, 5))[:, [4, 2, 0, 3, 1]]
+    weights = np.exp((logits - logits.max(axis=1, keepdims=True)) / 0.2)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
 def field(rows: int = 20, columns: int = 20, *, bars: Sequence[tuple[int, int]]) -> Field:
     """Return MFGLib's crowd motion: see `Field`."""
     return Field(rows, columns, bars)

@@ -113,6 +113,43 @@ def law(
     return _figures(f"catallax mirror-descent({rate:g})", rounds, "ran", laps, rounds, scored(make, policy), peak)
 
 
+def rest_law(
+    make: Callable[[], Any], rounds: int, rate: float, begin: Callable[[], np.ndarray], repeats: int
+) -> Figures:
+    """Time mirror descent on a stationary game, exploitability measured in each round, in this process.
+
+    Args:
+        make: Makes the game.
+        rounds: How many rounds.
+        rate: By which logits grow, per unit of reward.
+        begin: The policy of the first round, (S, A), at the density to which it comes in 20 steps. Logits begin at
+            zero all the same. Both are as in Bench-MFG.
+        repeats: How many timed runs, after one that compiles.
+    """
+    import jax
+    import jax.numpy as jnp
+    from equinox import filter_jit
+
+    from catallax.core.run import run
+    from catallax.meanfield.problem import cast
+    from catallax.meanfield.stationary_solve import first_standing
+
+    with jax.enable_x64(True):
+        game, policy = cast(make(), jnp.float64), jnp.asarray(begin())
+        system, state = first_standing(game, "mirror-descent", rate=rate, tol=1e-4)
+        mass = game.start()
+        for _ in range(20):
+            mass = game.moves(mass).under(policy).carry(mass)
+        agents = dataclasses.replace(state.agents, policy=policy.T[None], mass=mass[None])
+        signal = dataclasses.replace(state.signal, density=mass)
+        state = dataclasses.replace(state, agents=agents, signal=signal)
+        descend = filter_jit(lambda system, state: run(system, state, rounds, record=lambda now: now.signal.error))
+        laps, ended = _laps(lambda: jax.block_until_ready(descend(system, state)), repeats)
+        peak = peak_bytes()
+        policy = np.moveaxis(np.asarray(ended.state.agents.policy), 1, 2)
+    return _figures(f"catallax mirror-descent({rate:g})", rounds, "ran", laps, rounds, scored(make, policy), peak)
+
+
 def _count(game: Any, make: Callable[[], Any], rounds: int, rate: float, goal: float) -> int:
     """Return after how many rounds the law's answer is no more exploitable than the goal."""
     from equinox import filter_jit
@@ -183,18 +220,23 @@ def scored(make: Callable[[], Any], policy: np.ndarray) -> tuple[float, float, f
 
     Args:
         make: Makes the game.
-        policy: Shape (kinds, T, S, A). Rows are divided by their sum: single precision's miss one a little.
+        policy: Shape (kinds, T, S, A), or (kinds, S, A) of a stationary game. Rows are divided by their sum: single
+            precision's miss one a little.
     """
     from catallax.meanfield.certify import account
+    from catallax.meanfield.stationary import AbstractStationaryGame
+    from catallax.meanfield.stationary_certify import account_stationary
 
-    policy = np.maximum(np.asarray(policy, np.float64), 0.0)
-    found = account(make(), policy / policy.sum(axis=-1, keepdims=True))
+    game, policy = make(), np.maximum(np.asarray(policy, np.float64), 0.0)
+    policy = policy / policy.sum(axis=-1, keepdims=True)
+    found = account_stationary(game, policy) if isinstance(game, AbstractStationaryGame) else account(game, policy)
     return found.exploitability, found.relative, float(found.shares @ found.reach)
 
 
 def played(
-    job: Job, make: Callable[[], Any] | None, order: Sequence[int], interpreter: str, limit: float, *, legal: bool
-) -> Figures:
+    job: Job, make: Callable[[], Any] | None, order: Sequence[int], interpreter: str, limit: float, *, legal: bool,
+    begin: Callable[[], np.ndarray] | None = None,
+) -> Figures:  # fmt: skip
     """Let a peer do a job with its own interpreter, and score its policy as ours are.
 
     Args:
@@ -204,6 +246,7 @@ def played(
         interpreter: The peers' Python.
         limit: Seconds after which it is ended.
         legal: Whether the peer knows only the actions that lead somewhere, and starts from even chances of those.
+        begin: The policy (S, A) of a stationary game from which the peer starts, with our order of actions.
     """
     try:
         policy, figures = _answer(job, interpreter, limit)
@@ -217,7 +260,10 @@ def played(
         return found
     policy = policy[..., list(order)]
     game = make()
-    first = np.asarray(game.legal_policy()) if legal else np.full(policy.shape, 1 / policy.shape[-1])
+    if begin is not None:
+        policy, first = policy[None], begin()[None]
+    else:
+        first = np.asarray(game.legal_policy()) if legal else np.full(policy.shape, 1 / policy.shape[-1])
     gap, relative, _ = scored(make, policy)
     return dataclasses.replace(found, exploitability=gap, relative=relative, uniform=scored(make, first)[0])
 

@@ -1,4 +1,4 @@
-"""The command line: `catallax run`, `catallax list`, `catallax show`.
+"""The command line: `catallax run`, `catallax list`, `catallax show`, `catallax generate`.
 
 Whatever a user got wrong ends in one line on the error stream and exit code 2. A run whose certificates
 do not all hold ends with 1, a stopped one with 130.
@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from . import __version__
 from .errors import InputError, MissingExtra, did_you_mean
-from .study import COMMON, Settings, Study, load_study, option_types, settings, study_names
+from .study import COMMON, Settings, Study, Writer, load_study, option_types, settings, study_names
 
 USER_ERRORS = (InputError, MissingExtra, OSError, MemoryError)
 """What is the user's or the machine's doing, and so is said in one line without a traceback."""
@@ -80,6 +80,7 @@ def build(tokens: Sequence[str]) -> App:
     app.register_install_completion_command(name="--install-completion")
     app.command(list_studies, name="list")
     app.command(show)
+    app.command(generate)
     run = App(name="run", help="Run a study: catallax run NAME --help shows its options.")
     app.command(run)
     if tokens[:1] in (["run"], ["--install-completion"]):
@@ -247,4 +248,25 @@ def show(directory: Annotated[Path, Parameter(help="A run directory, such as run
     from .runs.show import show_run
 
     show_run(directory)
+    return 0
+
+
+def generate(
+    directory: Annotated[Path, Parameter(help="A run directory, such as runs/experts-2026-11-23-001.")],
+    /,
+    *,
+    prompt: Annotated[str, Parameter(help="What the text begins with.")] = "",
+    model: Annotated[str, Parameter(help="Which of the run's models writes; the first if left out.")] = "",
+    count: Annotated[int, Parameter(help="How many bytes to write.")] = 400,
+    temperature: Annotated[float, Parameter(help="How freely; 0 takes the likeliest byte each time.")] = 0.8,
+    seed: Annotated[int, Parameter(help="Seed of the draws.")] = 0,
+) -> int:
+    """Let a trained model go on with a text."""
+    from .runs.store import read_config
+
+    study = load_study(read_config(directory)[0]["study"])
+    if not isinstance(study, Writer):
+        raise InputError(f"is a run of the study {study.name!r}, which writes no text", file=directory)
+    prepare_jax(1)
+    print(study.generate(directory, prompt, model=model, count=count, temperature=temperature, seed=seed))
     return 0

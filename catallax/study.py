@@ -140,6 +140,19 @@ class Study(Protocol):
         ...
 
 
+@runtime_checkable
+class Writer(Study, Protocol):
+    """A study whose runs leave a model that writes text: what `catallax generate` needs of it."""
+
+    def generate(self, directory: Path, prompt: str, *, model: str, count: int, temperature: float, seed: int) -> str:
+        """Let a model of a run go on with a text; return the prompt and what follows it.
+
+        Raises:
+            InputError: if the run has no such model, or the numbers are out of range.
+        """
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Settings:
     """What a run is asked to do: the study's options, the seed and the number of devices."""

@@ -20,7 +20,14 @@ import catallax
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted((ROOT / "catallax").rglob("*.py"))
 FILE_LINES, FUNCTION_LINES, CORE_LINES = 500, 80, 900
-PUBLIC = ("catallax", "catallax.testing", "catallax.market", "catallax.meanfield", "catallax.cortex")
+PUBLIC = (
+    "catallax",
+    "catallax.testing",
+    "catallax.market",
+    "catallax.meanfield",
+    "catallax.cortex",
+    "catallax.experts",
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 MACHINE_PATH = re.compile(r"(?<![\w.:/~$}-])/(?:home|Users|root|work|tmp|mnt|opt|var|private)/\w|[A-Z]:\\Users")
@@ -173,6 +180,7 @@ def test_what_is_exported_is_what_is_listed():
         "catallax.market.options",
         "catallax.meanfield.options",
         "catallax.cortex.options",
+        "catallax.experts.options",
     ],
 )
 def test_what_help_needs_is_imported_without_heavy_modules(module):

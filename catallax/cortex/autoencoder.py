@@ -34,6 +34,7 @@ from jaxtyping import Array, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from ..adam import Moments, adam
 from ..errors import InputError
 from .compete import SWEEPS, candidates, compete, overlaps
 from .objectives import common_price, loss, top
@@ -196,13 +197,6 @@ def unexplained(model: Autoencoder, samples: Any, *, batch: int = 1024) -> tuple
     return float(left / (squares - total @ total / len(samples))), active / len(samples)
 
 
-class Moments(NamedTuple):
-    """Running means of slopes and of their squares, each shaped as the autoencoder."""
-
-    first: Autoencoder
-    second: Autoencoder
-
-
 class Training(NamedTuple):
     """All that training carries from batch to batch; a pytree of arrays, so that it can be saved and resumed.
 
@@ -316,10 +310,9 @@ def first_training(data: Any, units: int, *, kind: str, active: int, seed: int) 
         kind=kind,
         active=active,
     )
-    none = jax.tree.map(jnp.zeros_like, model)
     return Training(
         model=model,
-        moments=Moments(none, none),
+        moments=Moments.zeros(model),
         power=jnp.ones(units),
         price=jnp.float32(1e-2),
         idle=jnp.zeros(units, jnp.int32),
@@ -367,20 +360,6 @@ def _normed(model: Autoencoder) -> Autoencoder:
     return dataclasses.replace(
         model, W_dec=model.W_dec / jnp.maximum(lengths, 1e-12), threshold=jnp.maximum(model.threshold, 1e-3)
     )
-
-
-def adam(slope: Any, moments: Moments, step: Int[Array, ""]) -> tuple[Any, Moments]:
-    """Return the direction to go against at a rate of one, and the new moments.
-
-    Reference:
-        Kingma & Ba (2015), Adam: a method for stochastic optimization, algorithm 1, with its own constants.
-    """
-    first = jax.tree.map(lambda mean, new: 0.9 * mean + 0.1 * new, moments.first, slope)
-    second = jax.tree.map(lambda mean, new: 0.999 * mean + 0.001 * new**2, moments.second, slope)
-    count = (step + 1).astype(jnp.float32)
-    # Moments begin at zero, and are scaled up for what they have not seen.
-    sizes = jax.tree.map(lambda mean: jnp.sqrt(mean / (1 - 0.999**count)) + 1e-8, second)
-    return jax.tree.map(lambda mean, size: mean / (1 - 0.9**count) / size, first, sizes), Moments(first, second)
 
 
 def _by_gradient(state: Training, samples: Array, rate: Array, slowing: Array):

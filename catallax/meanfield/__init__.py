@@ -13,6 +13,12 @@ _HOMES = {
     "AbstractMoves": "problem",
     "Listed": "problem",
     "table": "problem",
+    "CommonNoise": "common_noise",
+    "AbstractStationaryGame": "stationary",
+    "StationaryEquilibrium": "stationary_solve",
+    "iterate_stationary": "stationary_solve",
+    "solve_stationary": "stationary_solve",
+    "certify_stationary": "stationary_certify",
     "validate": "problem",
     "Dense": "moves",
     "Stencil": "moves",
@@ -44,6 +50,7 @@ if TYPE_CHECKING:
     from .certify import certify as certify
     from .certify import exploitability as exploitability
     from .certify import flow as flow
+    from .common_noise import CommonNoise as CommonNoise
     from .continuous import ContinuousGame as ContinuousGame
     from .continuous import Effort as Effort
     from .continuous import Grid as Grid
@@ -68,4 +75,9 @@ if TYPE_CHECKING:
     from .solve import MeanFieldEquilibrium as MeanFieldEquilibrium
     from .solve import iterate as iterate
     from .solve import solve as solve
+    from .stationary import AbstractStationaryGame as AbstractStationaryGame
+    from .stationary_certify import certify_stationary as certify_stationary
+    from .stationary_solve import StationaryEquilibrium as StationaryEquilibrium
+    from .stationary_solve import iterate_stationary as iterate_stationary
+    from .stationary_solve import solve_stationary as solve_stationary
     from .systemic import Banks as Banks

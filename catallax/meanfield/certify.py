@@ -16,18 +16,16 @@ from .problem import crowd_table, end_table, table
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Account:
-    """What a policy is worth against the flow that it makes.
+class Gains:
+    """What each kind's policy is worth, and what the best would be, while the crowd does not change.
 
     Args:
-        flow: The crowd's densities, shape (T + 1, S).
         value: Each kind's value of its own policy, shape (kinds,).
         best: Each kind's value of a best response, shape (kinds,).
         reach: Each kind's reward range, shape (kinds,).
         shares: Each kind's share of the crowd, shape (kinds,).
     """
 
-    flow: np.ndarray
     value: np.ndarray
     best: np.ndarray
     reach: np.ndarray
@@ -35,7 +33,7 @@ class Account:
 
     @property
     def exploitability(self) -> float:
-        """What players gain on average by answering the flow as best they can, in units of reward."""
+        """What players gain on average by answering the crowd as best they can, in units of reward."""
         return float(self.shares @ (self.best - self.value))
 
     @property
@@ -44,6 +42,18 @@ class Account:
         reach = float(self.shares @ self.reach)
         gap = self.exploitability
         return gap / reach if reach > 0 else (0.0 if abs(gap) <= 1e-12 else np.inf)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Account(Gains):
+    """What a policy is worth against the flow that it makes.
+
+    Args:
+        value, best, reach, shares: As for `Gains`.
+        flow: The crowd's densities, shape (T + 1, S).
+    """
+
+    flow: np.ndarray
 
 
 def flow(game: Any, policy: np.ndarray) -> np.ndarray:
@@ -79,7 +89,7 @@ def account(game: Any, policy: np.ndarray) -> Account:
             most, least = max(most, reward.max()), min(least, reward.min())
         value[kind], best[kind] = start @ own, start @ top
         reach[kind] = (most - least) * length + discount**game.horizon * np.ptp(end)
-    return Account(densities, value, best, reach, shares)
+    return Account(value, best, reach, shares, densities)
 
 
 def exploitability(game: Any, policy: np.ndarray) -> float:
@@ -110,8 +120,8 @@ def certify(game: Any, policy: np.ndarray, tol: float = 1e-6) -> list[Certificat
 def certificates(found: Account, policy: np.ndarray, tol: float) -> list[Certificate]:
     """Return the certificates of a policy whose account is known."""
     policy = np.asarray(policy, np.float64)
-    rows = float(max(np.max(np.abs(policy.sum(axis=-1) - 1)), np.max(-policy), 0.0))
-    mass = float(max(np.max(np.abs(found.flow.sum(axis=-1) - 1)), np.max(-found.flow), 0.0))
+    rows = float(max(np.max(np.abs(policy.sum(axis=-1) - 1)), -np.min(policy), 0.0))
+    mass = float(max(np.max(np.abs(found.flow.sum(axis=-1) - 1)), -np.min(found.flow), 0.0))
     meaning = "what players gain on average by their best response to the flow of the policy, per reward range"
     return [
         Certificate("exploitability", abs(found.relative), tol, meaning),

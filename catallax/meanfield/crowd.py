@@ -26,6 +26,7 @@ from ..core.result import Status
 from ..core.run import Progress, run
 from ..core.system import State
 from ..errors import InputError
+from .common_noise import CommonNoise
 from .crowd_rules import AuditedCrowd, FiniteCrowd, Player, Room, best_response, finals_of, mean_flow, policy_value
 from .problem import AbstractGame, cast, crowd_table
 
@@ -138,7 +139,13 @@ def check_policy(game: AbstractGame, policy: ArrayLike) -> Float[Array, "n T S A
     Raises:
         ValueError: if the shape is not (kinds, T, S, A).
         InputError: if a chance is negative or not a number, or a row does not sum to one; names kind, time, state.
+            Or if the game has common noise: its shocks are one for all players, and theirs would be one each.
     """
+    if isinstance(game, CommonNoise):
+        raise InputError(
+            "an actual crowd plays a game with common noise along one history of shocks: "
+            "use game.given(history) and game.policy_along(policy, history)"
+        )
     kinds = int(game.shares.shape[0])
     shape = (kinds, game.horizon, game.states, game.actions)
     rows = np.asarray(policy, np.float64)

@@ -20,6 +20,7 @@ from .games import NAMED, game_named
 from .games.grid import Evacuation
 from .maps import read_map
 from .problem import AbstractGame, validate
+from .stationary import AbstractStationaryGame
 
 MODULE = "catallax_game_of_the_user"
 """The name under which a user's file is imported."""
@@ -127,6 +128,8 @@ def users_game(file: Path, given: Mapping[str, str]) -> AbstractGame:
     ]
     found = getattr(module, "game", None)
     if found is not None:
+        if isinstance(found, AbstractStationaryGame):
+            raise InputError("game is a stationary game; solve it in Python, with solve_stationary", file=file)
         if not isinstance(found, AbstractGame):
             raise InputError(f"game is {type(found).__name__}, not an object of a subclass of AbstractGame", file=file)
         if not given:

@@ -37,12 +37,19 @@ def times(game: AbstractGame) -> Array:
 def face(game: AbstractGame, flow: Float[Array, "T1 S"], kind: Any) -> Faced:
     """Return what a kind of player faces in a flow of densities."""
 
-    def at(time: Array, density: Array) -> Array:
-        reward = game.reward(time, density, kind)
-        return jnp.broadcast_to(reward, (game.states, game.actions)).T.astype(flow.dtype)
+    reward = jax.vmap(lambda time, density: earned(game, time, density, kind))(times(game), flow[:-1])
+    return Faced(reward, ended(game, flow[-1], kind))
 
-    reward = jax.vmap(at)(times(game), flow[:-1])
-    return Faced(reward, jnp.broadcast_to(game.final(flow[-1], kind), (game.states,)).astype(flow.dtype))
+
+def earned(game: AbstractGame, time: Array, density: Float[Array, " S"], kind: Any) -> Float[Array, "A S"]:
+    """Return what each action earns in each state at a time."""
+    reward = game.reward(time, density, kind)
+    return jnp.broadcast_to(reward, (game.states, game.actions)).T.astype(density.dtype)
+
+
+def ended(game: AbstractGame, density: Float[Array, " S"], kind: Any) -> Float[Array, " S"]:
+    """Return what it earns to end in each state."""
+    return jnp.broadcast_to(game.final(density, kind), (game.states,)).astype(density.dtype)
 
 
 def moving(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Callable[[Array, Array], AbstractMoves]:
@@ -140,10 +147,14 @@ def push(game: AbstractGame, flow: Float[Array, "T1 S"], policy: Float[Array, "T
 
 def reach(game: AbstractGame, faced: Faced) -> Float[Array, ""]:
     """Return the reward range: largest less smallest reward over all times, states and actions, times Σ γ^t."""
-    discount = _discount(game, faced)
-    length = jnp.sum(discount ** jnp.arange(game.horizon, dtype=discount.dtype))
-    last = discount**game.horizon * (jnp.max(faced.final) - jnp.min(faced.final))
-    return (jnp.max(faced.reward) - jnp.min(faced.reward)) * length + last
+    return reward_range(game, jnp.max(faced.reward) - jnp.min(faced.reward), faced.final)
+
+
+def reward_range(game: AbstractGame, widest: Float[Array, ""], final: Float[Array, " S"]) -> Float[Array, ""]:
+    """Return the reward range, given the largest difference of two rewards before the last."""
+    discount = jnp.asarray(game.discount, final.dtype)
+    length = jnp.sum(discount ** jnp.arange(game.horizon, dtype=final.dtype))
+    return widest * length + discount**game.horizon * (jnp.max(final) - jnp.min(final))
 
 
 def one_hot(actions: Float[Array, "T A S"]) -> Float[Array, "T A S"]:

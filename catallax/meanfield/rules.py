@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..core.message import Sum
 from ..core.system import AbstractSystem, State
-from .passes import best, face, one_hot, push, reach, worth, worth_beside_best
+from .passes import best, face, one_hot, push, reach, times, worth, worth_beside_best
 from .problem import AbstractGame, greatest
 
 
@@ -152,11 +152,7 @@ class PacedDescent(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         actions, gap, span, stays = looked(self, agent, signal)
-        kept = jnp.sum(agent.step * actions)
-        lost = agent.gain - kept
-        bent = (agent.gain > 0) & (lost > 0)
-        factor = jnp.where(bent, agent.gain / jnp.where(bent, lost, 1.0), self.growth)
-        rate = agent.rate * jnp.clip(jnp.where(agent.gain > 0, factor, 1.0), 0.2, self.growth)
+        rate = next_rate(agent, jnp.sum(agent.step * actions), self.growth)
         logits = centred(agent.logits + jnp.where(stays, jnp.zeros_like(rate), rate) * actions)
         policy = shares_of(logits)
         step = agent.passed[:-1, None] * (policy - agent.policy)
@@ -166,6 +162,14 @@ class PacedDescent(AbstractSystem):
 
     def propagate(self, signal, total):
         return measured(signal, total, self.every)
+
+
+def next_rate(agent: Any, kept: Float[Array, ""], growth: float) -> Float[Array, ""]:
+    """Return the rate at which a kind goes on, given what its last step is worth now; see `PacedDescent`."""
+    lost = agent.gain - kept
+    bent = (agent.gain > 0) & (lost > 0)
+    factor = jnp.where(bent, agent.gain / jnp.where(bent, lost, 1.0), growth)
+    return agent.rate * jnp.clip(jnp.where(agent.gain > 0, factor, 1.0), 0.2, growth)
 
 
 def looked(rule: Any, agent: Any, signal: Crowd) -> tuple[Array, Array, Array, Array]:
@@ -264,20 +268,20 @@ class DampedFixedPoint(AbstractSystem):
         return signal + self.damping * (total - signal)
 
 
-def centred(logits: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
+def centred(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
     """Return logits less the greatest of each state's."""
-    return logits - greatest(logits, 1)[:, None]
+    return logits - jnp.expand_dims(greatest(logits, -2), -2)
 
 
-def softmax(logits: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
+def softmax(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
     """Return the policy of logits."""
     return shares_of(centred(logits))
 
 
-def shares_of(logits: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
+def shares_of(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
     """Return the policy of logits of which each state's greatest is zero already."""
     weights = jnp.exp(logits)
-    return weights / jnp.sum(weights, axis=1)[:, None]
+    return weights / jnp.sum(weights, axis=-2, keepdims=True)
 
 
 def said(agent: Any, flow: Array, gap: Array, span: Array) -> dict[str, Sum]:
@@ -302,6 +306,18 @@ def mass(state: State) -> Float[Array, " T1"]:
     """Return the crowd's mass at every time; no round changes it."""
     density = state.signal if eqx.is_array(state.signal) else state.signal.density
     return jnp.sum(density, axis=-1)
+
+
+def even_flow(game: AbstractGame) -> Float[Array, "T1 S"]:
+    """Return the crowd's flow when all act evenly at random."""
+    start = game.start()
+    even = jnp.full((start.size, game.actions), 1 / game.actions, start.dtype)
+
+    def on(density: Array, time: Array) -> tuple[Array, Array]:
+        density = game.moves(time, density).under(even).carry(density)
+        return density, density
+
+    return jnp.concatenate([start[None], lax.scan(on, start, times(game))[1]])
 
 
 def first_flow(game: AbstractGame, policy: Float[Array, "n T A S"]) -> Float[Array, "T1 S"]:

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -17,7 +18,8 @@ from ..core.run import Progress, run
 from ..core.settle import Settled, settle
 from ..core.system import AbstractSystem, State
 from .certify import Account, account, certificates
-from .passes import face
+from .lean import Frugal, LeanDescent
+from .passes import earned, times
 from .problem import AbstractGame, cast, kind_of, validate
 from .rules import (
     Averager,
@@ -29,15 +31,19 @@ from .rules import (
     PacedDescent,
     Pacer,
     Taker,
-    first_flow,
+    even_flow,
     public,
+    softmax,
 )
 
-LAWS = ("fast", "mirror-descent", "fictitious-play", "damped")
-"""The laws of motion by name; "fast" is the default."""
+LAWS = ("fast", "lean", "mirror-descent", "fictitious-play", "damped")
+"""The laws of motion by name; "fast" is the default, and "lean" is the same in less memory."""
 
 DOUBLE_UP_TO = 4_000_000
 """Games of up to so many times × states × actions are solved in double precision unless said otherwise."""
+
+LEAN_FROM = 50_000_000
+"""Above so many kinds × times × states × actions "fast" is the lean law: its rounds take longer, in less memory."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,42 +111,50 @@ def first_state(
         damping: Of the damped fixed point.
         temperature: Of the damped fixed point; None for best responses.
     """
-    start = game.start()
-    dtype = start.dtype
+    if law not in LAWS:
+        raise ValueError(f"{law!r} is no law of motion of a mean-field game: {', '.join(LAWS)}")
+    dtype = game.start().dtype
     shares = jnp.asarray(game.shares, dtype)
     kinds = shares.size
-    even = jnp.full((kinds, game.horizon, game.actions, game.states), 1 / game.actions, dtype)
-    density = first_flow(game, even)
+    density = even_flow(game)
     signal = Crowd(density, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
     tol = jnp.asarray(tol, dtype)
-    if law in ("fast", "mirror-descent"):
-        speed = _first_rate(game, density) if rate is None else jnp.asarray(rate, dtype)
-        if law == "mirror-descent":
-            followers = Follower(shares, game.kinds, jnp.zeros_like(even), even)
-            return MirrorDescent(public(game), speed, tol, every), State(followers, signal)
-        passed, none = jnp.broadcast_to(density, (kinds, *density.shape)), jnp.zeros(kinds, dtype)
-        speeds = jnp.full(kinds, speed, dtype)
-        pacers = Pacer(shares, game.kinds, jnp.zeros_like(even), even, passed, jnp.zeros_like(even), none, speeds)
-        return PacedDescent(public(game), tol, every), State(pacers, signal)
-    if law == "fictitious-play":
-        ended = jnp.zeros((kinds, game.states), dtype)
-        averagers = Averager(shares, game.kinds, jnp.zeros_like(even), ended)
-        return FictitiousPlay(public(game), tol), State(averagers, signal)
     if law == "damped":
         warm = None if temperature is None else jnp.asarray(temperature, dtype)
-        return DampedFixedPoint(public(game), jnp.asarray(damping, dtype), warm), State(
-            Taker(shares, game.kinds), density
+        system = DampedFixedPoint(public(game), jnp.asarray(damping, dtype), warm)
+        return system, State(Taker(shares, game.kinds), density)
+    nothing = jnp.zeros((kinds, game.horizon, game.actions, game.states), dtype)
+    if law == "fictitious-play":
+        averagers = Averager(shares, game.kinds, nothing, jnp.zeros((kinds, game.states), dtype))
+        return FictitiousPlay(public(game), tol), State(averagers, signal)
+    speed = _first_rate(game, density) if rate is None else jnp.asarray(rate, dtype)
+    passed, none = jnp.broadcast_to(density, (kinds, *density.shape)), jnp.zeros(kinds, dtype)
+    speeds = jnp.full(kinds, speed, dtype)
+    if law == "lean":
+        frugal = Frugal(shares, game.kinds, nothing, passed, passed, passed, passed, none, speeds)
+        return LeanDescent(public(game), tol), State(frugal, signal)
+    even = jnp.full_like(nothing, 1 / game.actions)
+    if law == "mirror-descent":
+        return MirrorDescent(public(game), speed, tol, every), State(
+            Follower(shares, game.kinds, nothing, even), signal
         )
-    raise ValueError(f"{law!r} is no law of motion of a mean-field game: {', '.join(LAWS)}")
+    pacers = Pacer(shares, game.kinds, nothing, even, passed, nothing, none, speeds)
+    return PacedDescent(public(game), tol, every), State(pacers, signal)
 
 
 def _first_rate(game: AbstractGame, density: Array) -> Array:
     """Return one per the largest difference of two rewards in the first flow."""
-    spread = [
-        (lambda faced: jnp.max(faced.reward) - jnp.min(faced.reward))(face(game, density, kind_of(game, kind)))
-        for kind in range(game.shares.shape[0])
-    ]
-    widest = jnp.max(jnp.stack(spread))
+
+    def widen(reaches: Array, step: Any) -> tuple[Array, None]:
+        rewards = jnp.stack(
+            [earned(game, step[0], step[1], kind_of(game, kind)) for kind in range(game.shares.shape[0])]
+        )
+        least, most = jnp.min(rewards, axis=(1, 2)), jnp.max(rewards, axis=(1, 2))
+        return jnp.stack([jnp.minimum(reaches[0], least), jnp.maximum(reaches[1], most)]), None
+
+    unknown = jnp.full((2, game.shares.shape[0]), jnp.inf, density.dtype) * jnp.asarray([[1], [-1]], density.dtype)
+    (least, most), _ = lax.scan(widen, unknown, (times(game), density[:-1]))
+    widest = jnp.max(most - least)
     return 1 / jnp.where(widest > 0, widest, 1.0)
 
 
@@ -149,6 +163,8 @@ def policies(system: AbstractSystem, state: State) -> Float[Array, "n T S A"]:
     agents = state.agents
     if isinstance(system, DampedFixedPoint):
         policy = jax.vmap(lambda agent: system.answer(state.signal, agent.kind))(agents)
+    elif isinstance(system, LeanDescent):
+        policy = softmax(agents.logits)
     else:
         policy = agents.policy
     return jnp.moveaxis(policy, 2, 3)
@@ -209,6 +225,8 @@ def solve(
     validate(game)
     if double is None:
         double = game.horizon * game.states * game.actions <= DOUBLE_UP_TO
+    if law == "fast" and game.shares.size * game.horizon * game.states * game.actions > LEAN_FROM:
+        law = "lean"
     rounds, kept = max_rounds or 20_000, []
     with jax.enable_x64(double):
         game_now = cast(game, jnp.float64 if double else jnp.float32)
@@ -225,15 +243,29 @@ def solve(
                 watch=watch,
             )
             kept.append((np.asarray(settled.recorded), np.asarray(settled.record)))
-            policy = np.array(policies(system, settled.state), np.float64)
+            state = settled.state
+            answer = None  # Two policies at once may be more than the memory holds.
+            policy = _policy(system, state)
             answer = _answer(game, system, settled, policy, tol, kept)
             left = rounds - answer.rounds
             if answer.status == Status.SETTLED or settled.status != Status.SETTLED or left <= 0 or goal < tol / 1e3:
                 return answer
             # What the law measured on the way was not quite the flow of its policy: go on to a closer rest.
-            goal, state = goal / 4, settled.state
-            if isinstance(system, MirrorDescent | PacedDescent | FictitiousPlay):
+            goal = goal / 4
+            if isinstance(system, MirrorDescent | PacedDescent | LeanDescent | FictitiousPlay):
                 system = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
+
+
+def _policy(system: AbstractSystem, state: State) -> np.ndarray:
+    """Return `policies` as float64; of the lean law time by time, since the whole of it may be gigabytes."""
+    if not isinstance(system, LeanDescent):
+        return np.array(policies(system, state), np.float64)
+    logits = np.asarray(state.agents.logits)
+    policy = np.empty((*logits.shape[:2], *logits.shape[:1:-1]))
+    for place in np.ndindex(logits.shape[:2]):
+        row = logits[place].T.astype(np.float64)
+        policy[place] = np.exp(row - row.max(axis=1, keepdims=True))
+    return policy
 
 
 def _answer(

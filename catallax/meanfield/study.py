@@ -19,6 +19,7 @@ from ..runs.film import film_gif
 from ..runs.report import small
 from ..runs.store import RunContext
 from ..study import Film, Outcome
+from .common_noise import CommonNoise
 from .crowd import crowd_law, deviation_gain, run_crowd
 from .figures import (
     FRAMES,
@@ -106,7 +107,8 @@ def execute(options: Options, run: RunContext) -> Outcome:
     names = action_names(game, answer.flow[0])
     write_tables(run, answer, plan, names)
     played = None
-    if options.players and not run.stopped:
+    # Each player of an actual crowd would meet a shock of its own, where there is one for all.
+    if options.players and not run.stopped and not isinstance(game, CommonNoise):
         run.progress.update(round=answer.rounds, note=f"{options.players:,} actual players")
         played = play(answer, options.players, run.seed, devices)
         write_crowd(run, played)

@@ -124,9 +124,9 @@ def test_the_report_needs_nothing_else(desk):
 @pytest.mark.parametrize(
     "words",
     [
-        ("--utility", "ces", "--rho", "0.5"),
+        pytest.param(("--utility", "ces", "--rho", "0.5"), marks=pytest.mark.bench),
         ("--utility", "cobb-douglas"),
-        ("--utility", "leontief"),
+        pytest.param(("--utility", "leontief"), marks=pytest.mark.bench),
         ("--utility", "quasilinear"),
         ("--law", "proportional-response", "--tol", "1e-3"),
     ],

@@ -10,13 +10,14 @@ from .epidemic import Epidemic
 from .grid import congestion, crowd_motion, four_rooms
 from .linear_quadratic import LinearQuadratic
 from .price_formation import PriceFormation
-from .simple import beach_bar, left_right, rock_paper_scissors
+from .simple import beach_bar, closing_bar, left_right, rock_paper_scissors
 
 NAMED: dict[str, Callable[..., AbstractGame]] = {
     "four_rooms": four_rooms,
     "crowd_motion": crowd_motion,
     "congestion": congestion,
     "beach_bar": beach_bar,
+    "closing_bar": closing_bar,
     "left_right": left_right,
     "rock_paper_scissors": rock_paper_scissors,
     "sis": Epidemic,

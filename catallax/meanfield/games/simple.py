@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..common_noise import CommonNoise
 from ..moves import Stencil
 from ..problem import AbstractGame, Listed
 
@@ -69,8 +70,8 @@ def rock_paper_scissors(horizon: int = 2) -> Choice:
 class BeachBar(AbstractGame):
     """Towels on a beach of n places with a bar: near to it is good, near to others is not.
 
-    A player moves by −1, 0 or 1 and is blown by −1, 0 or 1, and stops at either end of the beach. It loses its
-    distance from the bar, measured round the island, |action| / n, and the logarithm of the density around it.
+    A player moves by −1, 0 or 1 and is blown by −1, 0 or 1, and stops at either end of the beach. It loses `pull`
+    times its distance from the bar, measured round the island, |action| / n, and the logarithm of the density there.
 
     Args:
         places: n, the number of states.
@@ -78,6 +79,7 @@ class BeachBar(AbstractGame):
         bar: Where the bar is.
         still: The probability that no wind blows; either way otherwise, with equal probability.
         least: Added to the density before its logarithm is taken, so that an empty place earns a finite reward.
+        pull: What a step nearer to the bar is worth; 0 where it is closed.
 
     Reference:
         Perrin et al. (2020), section 4.1, with the ends and the scale of MFGLib 0.3.0 (whose T counts one decision
@@ -87,11 +89,15 @@ class BeachBar(AbstractGame):
     still: Float[Array, ""]
     bar: Array
     least: Float[Array, ""]
+    pull: Float[Array, ""]
     states: int = eqx.field(static=True)
     horizon: int = eqx.field(static=True)
     actions: int = eqx.field(static=True, default=3)
 
-    def __init__(self, places: int = 4, horizon: int = 3, bar: Any = 2, *, still: Any = 0.5, least: Any = 1e-20):
+    def __init__(
+        self, places: int = 4, horizon: int = 3, bar: Any = 2, *, still: Any = 0.5, least: Any = 1e-20, pull: Any = 1.0
+    ):
+        self.pull = jnp.asarray(pull)
         self.states, self.horizon, self.actions = places, horizon, 3
         self.bar, self.still, self.least = jnp.asarray(bar, jnp.int32), jnp.asarray(still), jnp.asarray(least)
 
@@ -117,10 +123,26 @@ class BeachBar(AbstractGame):
         place = jnp.arange(self.states, dtype=jnp.int32)
         away = jnp.minimum((place - self.bar) % self.states, (self.bar - place) % self.states)
         effort = jnp.asarray([1.0, 0.0, 1.0], density.dtype) / self.states
-        here = -away.astype(density.dtype) - jnp.log(density + self.least)
+        here = -self.pull * away.astype(density.dtype) - jnp.log(density + self.least)
         return here[:, None] - effort[None, :]
 
 
 def beach_bar(places: int = 4, horizon: int = 3, bar: int = 2, **options: Any) -> BeachBar:
     """Return the beach bar: see `BeachBar`."""
     return BeachBar(places, horizon, bar, **options)
+
+
+def closing_bar(places: int = 10, horizon: int = 10, bar: int = 5, *, closes: float = 0.1) -> CommonNoise:
+    """Return the beach bar that may close for good: who is near to it then is near to nothing but company.
+
+    Shock 0 is open and shock 1 closed; it is open at time 0. Densities and policies are those of `CommonNoise`.
+
+    Args:
+        places, horizon, bar: See `BeachBar`.
+        closes: The probability that it closes, at each step that it is open.
+
+    Reference:
+        Perrin et al. (2020), section 4.3.
+    """
+    games = [BeachBar(places, horizon, bar, pull=pull) for pull in (1.0, 0.0)]
+    return CommonNoise(games, [[1 - closes, closes], [0.0, 1.0]])

@@ -1,0 +1,260 @@
+"""Training with experts: routers compared over seeds, objectives of the experts' own, what the market adds to a step.
+
+    python -m benchmarks.experts_training [--only NAME] [--quick] [--out FILE]
+
+Three domains that every machine has (plays, Python source, C headers or licence texts), capacity 1.0 enforced, prices
+frozen in validation; all routers begin alike and see the same batches for the same seed. A dense network of equal
+floating-point work is trained for reference.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from catallax.experts.compare import (
+    BYTE_BITS,
+    DOMAIN_BITS,
+    HELD_VIOLATION,
+    LOSS,
+    ROUTERS,
+    TRAIN_VIOLATION,
+    Comparison,
+    compare,
+    interval,
+)
+from catallax.experts.model import DENSE, Shape
+from catallax.experts.regimes import NO_TRADE, compare_objectives
+from catallax.experts.text import machine_domains, split
+from catallax.experts.train import Progress, Settings, train
+
+from . import report
+
+Say = Callable[[str], Any]
+
+TRAINING, VALIDATION, MARGIN, ADDED = 0.03, 0.05, 0.003, 0.03
+"""Aims: MaxVio of training and of validation, nats per byte behind the best rival, share of a step."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+    """How large a run is.
+
+    Args:
+        shape: The models'.
+        batch: Windows per step.
+        seeds: Of each router and regime.
+        steps: Of each training of a router.
+        own_steps: Of each training of a regime.
+        further: Steps after an expert left or entered.
+        windows: Validation windows of each domain.
+        rounds: Times that each router's steps are timed, in turns.
+        chunk: Steps per timing.
+    """
+
+    shape: Shape
+    batch: int
+    seeds: int
+    steps: int
+    own_steps: int
+    further: int
+    windows: int
+    rounds: int
+    chunk: int
+
+
+FULL = Size(Shape(), 16, 5, 200, 150, 40, 160, 15, 10)
+QUICK = Size(Shape(width=16, heads=2, context=32, experts=8, hidden=16), 6, 2, 20, 10, 4, 12, 3, 2)
+
+
+def routers(size: Size, say: Say) -> dict[str, Any]:
+    """Compare all routers."""
+    found = compare(
+        machine_domains(),
+        ROUTERS,
+        shape=size.shape,
+        settings=Settings(batch=size.batch),
+        seeds=size.seeds,
+        steps=size.steps,
+        windows=size.windows,
+        watch=say,
+    )
+    problem = f"{size.steps} steps of {size.batch * size.shape.context:,} bytes, {size.seeds} seeds"
+    return _tabled("routers", problem, found) | {"aims": aims(found), "unwon": found.unwon()}
+
+
+def aims(found: Comparison) -> list[dict[str, Any]]:
+    """Return what was wanted of the market, what was found, and whether it was reached."""
+    train_violation = float(found.of("market", TRAIN_VIOLATION).max())
+    held_violation = float(found.of("market", HELD_VIOLATION).max())
+    lost = float(found.of("market", "dropped in training").max())
+    rivals = [name for name in found.methods if name not in ("market", DENSE)]
+    best = min(rivals, key=lambda name: found.interval(name, LOSS)[0])
+    behind, half = interval(found.of("market", LOSS) - found.of(best, LOSS))
+    wanted = [
+        (
+            f"training MaxVio ≤ {TRAINING:g} from the first step on, all seeds",
+            train_violation,
+            train_violation <= TRAINING,
+        ),
+        (
+            f"validation MaxVio ≤ {VALIDATION:g} at the frozen price, all seeds",
+            held_violation,
+            held_violation <= VALIDATION,
+        ),
+        ("no token dropped at capacity 1.0 after repair", lost, lost <= 0),
+        (f"nats/byte behind the best rival ({best}, ± {half:.2g}) ≤ {MARGIN:g}", behind, behind <= MARGIN),
+    ]
+    for measure in (BYTE_BITS, DOMAIN_BITS):
+        most = max(rivals, key=lambda name: found.interval(name, measure)[0])
+        more, half = interval(found.of("market", measure) - found.of(most, measure))
+        wanted.append((f"more {measure} than every rival (most: {most}, ± {half:.2g})", more, more > 0))
+    return [{"wanted": text, "found": value, "reached": bool(reached)} for text, value, reached in wanted]
+
+
+def objectives(size: Size, say: Say) -> dict[str, Any]:
+    """Compare objectives of the experts' own with the global one, and trade with none."""
+    found = compare_objectives(
+        machine_domains(),
+        shape=size.shape,
+        settings=Settings(batch=size.batch),
+        seeds=size.seeds,
+        steps=size.own_steps,
+        further=size.further,
+        points=4,
+        held_windows=size.windows,
+        watch=say,
+    )
+    problem = f"{size.own_steps} steps of {size.batch * size.shape.context:,} bytes, {size.seeds} seeds"
+    pairs = [(NO_TRADE, "global"), (NO_TRADE, "revenue"), ("global", "revenue"), ("global", "gain")]
+    return _tabled("objectives", problem, found.comparison) | {
+        "aims": [],
+        "unwon": found.comparison.unwon(),
+        "pareto": {f"{before} to {after}": found.pareto(before, after).lines() for before, after in pairs},
+        "steps": found.steps.tolist(),
+        "curves": {name: curve.mean(axis=1).tolist() for name, curve in found.curves.items()},
+    }
+
+
+def overhead(size: Size, say: Say) -> dict[str, Any]:
+    """Time a step of training with each router, in turns, so that whatever else the machine does hits all alike."""
+    names = ("none", "market", "auxiliary", "sinkhorn", "auction", DENSE)
+    corpus, settings = split(machine_domains())[0], Settings(batch=size.batch)
+    tokens, times = size.batch * size.shape.context, {name: [] for name in names}
+    states: dict[str, Any] = dict.fromkeys(names)
+    for number in range(size.rounds + 1):
+        for name in names:
+            paces: list[float] = []
+
+            def pace(progress: Progress, paces: list[float] = paces) -> None:
+                paces.append(1e3 * tokens / progress.speed)
+
+            done = train(
+                corpus,
+                dataclasses.replace(size.shape, router=name),
+                settings,
+                steps=(number + 1) * size.chunk,
+                state=states[name],
+                every=size.chunk,
+                watch=pace,
+            )
+            states[name] = done.training
+            # The first round compiles.
+            times[name] += paces if number else []
+        say(f"  overhead: round {number} of {size.rounds}")
+    ratios = {name: float(np.median(np.divide(times[name], times["none"]))) for name in names}
+    added = ratios["market"] - 1
+    rows = [[name, f"{np.median(times[name]):.1f}", f"{min(times[name]):.1f}", f"{ratios[name]:.3f}"] for name in names]
+    return {
+        "name": "overhead",
+        "problem": f"steps of {tokens:,} bytes, {size.rounds} turns of {size.chunk}",
+        "header": ["router", "ms a step", "least", "× none"],
+        "rows": rows,
+        "aims": [
+            {
+                "wanted": f"the market adds at most {ADDED:.0%} to a step",
+                "found": added,
+                "reached": bool(added <= ADDED),
+            }
+        ],
+    }
+
+
+def _tabled(name: str, problem: str, found: Comparison) -> dict[str, Any]:
+    header, rows = found.table()
+    losses = {
+        method: dict(zip(found.domains, map(float, found.losses[row].mean(axis=0)), strict=True))
+        for row, method in enumerate(found.methods)
+    }
+    values = {
+        method: {
+            measure: [float(value) if np.isfinite(value) else None for value in found.of(method, measure)]
+            for measure in found.measures
+        }
+        for method in found.methods
+    }
+    return {
+        "name": name,
+        "problem": problem,
+        "header": header,
+        "rows": rows,
+        "domains": losses,
+        "values": values,
+        "verdicts": [dataclasses.asdict(verdict) for verdict in found.verdicts()],
+    }
+
+
+PARTS = {"overhead": overhead, "routers": routers, "objectives": objectives}
+
+
+def show(part: dict[str, Any]) -> None:
+    """Print a part's table, what the market does not win, who is better off, and the aims."""
+    table = Table(title=f"{part['name']}: {part['problem']}", title_justify="left")
+    for number, name in enumerate(part["header"]):
+        table.add_column(name, justify="right" if number else "left")
+    for row in part["rows"]:
+        table.add_row(*row)
+    Console(width=260).print(table)
+    for line in part.get("unwon", ()):
+        report.say(f"  {line}")
+    for title, lines in part.get("pareto", {}).items():
+        report.say(f"from {title}")
+        for line in lines:
+            report.say(f"  {line}")
+    for aim in part["aims"]:
+        report.say(f"{'reached' if aim['reached'] else 'NOT REACHED'}: {aim['wanted']}: {aim['found']:.4g}")
+
+
+def measure(size: Size, names: Sequence[str], say: Say = report.say) -> list[dict[str, Any]]:
+    """Run and print some of `PARTS`; return their results, ready for JSON."""
+    found = []
+    for name in names:
+        found.append(PARTS[name](size, say))
+        show(found[-1])
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Run the parts asked for, print them, write them if told to."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.experts_training", description=__doc__)
+    parser.add_argument("--only", action="append", choices=tuple(PARTS), metavar="NAME", help=", ".join(PARTS))
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, not how it does")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="where results go, as JSON")
+    options = parser.parse_args(arguments)
+    found = measure(QUICK if options.quick else FULL, options.only or tuple(PARTS))
+    if options.out is not None:
+        options.out.write_text(
+            json.dumps(found, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,151 @@
+"""A layer of experts that compete for tokens: a mixture of experts with true dispatch and enforced capacity.
+
+    y_i = Σ_{e chosen by i} gate_ie · f_e(x_i) + Σ_{shared} f_s(x_i)
+
+Tokens are brought into their experts' places, all experts work at once on (experts, places, width), and the outputs
+are added back: the work is that of k experts per token.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from .dispatch import gather, scatter
+from .routers import Logs, Routed, Router, RouterState
+
+
+class Expert(eqx.Module):
+    """Two dense maps with a GELU between them, without biases.
+
+    Args:
+        inward: Shape (width, hidden).
+        outward: Shape (hidden, width).
+    """
+
+    inward: Float[Array, "width hidden"]
+    outward: Float[Array, "hidden width"]
+
+    def __init__(self, width: int, hidden: int, *, key: Key[Array, ""]):
+        first, second = jax.random.split(key)
+        self.inward = jax.random.normal(first, (width, hidden)) / jnp.sqrt(width)
+        self.outward = jax.random.normal(second, (hidden, width)) / jnp.sqrt(hidden)
+
+    def __call__(self, x: Float[Array, "tokens width"]) -> Float[Array, "tokens width"]:
+        """Map every token."""
+        return jax.nn.gelu(x @ self.inward) @ self.outward
+
+
+class MarketMoE(eqx.Module):
+    """A mixture of experts.
+
+    Args:
+        width: Numbers per token, d.
+        hidden: Inner width of an expert.
+        experts: How many experts.
+        active: k, experts per token.
+        router: One of `ROUTERS`, or a `Router` made ready.
+        capacity_factor: Places per expert, in units of k·tokens/experts.
+        shared: Experts that every token uses beside those that it chooses.
+        expert: Makes an expert: `expert(width, hidden, key=key)` → a module that maps (tokens, width) to
+            (tokens, width), each token for itself; empty places hold zeros, and their outputs go nowhere.
+        key: For the parameters.
+
+    Attributes:
+        affinity: The router's weights, (width, experts).
+        experts: The experts' parameters, stacked on a leading axis: expert e is a slice of every leaf.
+        shared: Those that every token uses, stacked alike; None if there are none.
+        router: The rule; it holds no parameters. Its state is made by `start`.
+    """
+
+    affinity: Float[Array, "width experts"]
+    experts: Any
+    shared: Any
+    router: Router
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        experts: int,
+        active: int,
+        *,
+        router: str | Router = "market",
+        capacity_factor: float = 1.0,
+        shared: int = 0,
+        expert: Callable[..., Any] | None = None,
+        key: Key[Array, ""],
+    ):
+        make = Expert if expert is None else expert
+        if isinstance(router, str):
+            router = Router(router, experts, active, capacity_factor=capacity_factor)
+        if (router.experts, router.active) != (experts, active):
+            raise ValueError(
+                f"the router sends a token to {router.active} of {router.experts} experts, "
+                f"the layer has {active} of {experts}"
+            )
+        own, common, routing = jax.random.split(key, 3)
+        self.affinity = jax.random.normal(routing, (width, experts)) / jnp.sqrt(width)
+        self.experts = _several(make, width, hidden, experts, own)
+        self.shared = _several(make, width, hidden, shared, common) if shared else None
+        self.router = router
+
+    def start(self) -> RouterState:
+        """Return the router's state before the first batch."""
+        return self.router.start()
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens width"],
+        state: RouterState,
+        *,
+        train: bool = True,
+        tokens: Int[Array, " tokens"] | None = None,
+        length: int | None = None,
+        capacity_factor: float | None = None,
+        repair: bool | None = None,
+        price_offset: Float[Array, " experts"] | None = None,
+        axis_name: str | None = None,
+    ) -> tuple[Float[Array, "tokens width"], RouterState, Logs]:
+        """Let experts work on tokens; see `Router` for the arguments.
+
+        Returns:
+            The experts' outputs, the router's next state, and logs, whose `loss` belongs into the training loss.
+        """
+        y, state, routed = self.serve(
+            x,
+            state,
+            train=train,
+            tokens=tokens,
+            length=length,
+            capacity_factor=capacity_factor,
+            repair=repair,
+            price_offset=price_offset,
+            axis_name=axis_name,
+        )
+        return y, state, routed.logs
+
+    def serve(
+        self, x: Float[Array, "tokens width"], state: RouterState, **options: Any
+    ) -> tuple[Float[Array, "tokens width"], RouterState, Routed]:
+        """As a call, but return who serves whom instead of the logs alone."""
+        routed, state = self.route(x, state, **options)
+        y = scatter(self.work(gather(x, routed.place)), routed.gate, routed.place, len(x))
+        if self.shared is not None:
+            y = y + eqx.filter_vmap(lambda expert: expert(x))(self.shared).sum(axis=0)
+        return y, state, routed
+
+    def route(self, x: Float[Array, "tokens width"], state: RouterState, **options: Any) -> tuple[Routed, RouterState]:
+        """Return who serves whom, without the experts' work; options as for `Router`."""
+        return self.router(x @ self.affinity, state, **options)
+
+    def work(self, held: Float[Array, "experts capacity width"]) -> Float[Array, "experts capacity width"]:
+        """Let every expert work on the tokens in its places."""
+        return eqx.filter_vmap(lambda expert, own: expert(own))(self.experts, held)
+
+
+def _several(make: Callable[..., Any], width: int, hidden: int, count: int, key: Key[Array, ""]) -> Any:
+    return eqx.filter_vmap(lambda one: make(width, hidden, key=one))(jax.random.split(key, count))

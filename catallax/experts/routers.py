@@ -1,0 +1,310 @@
+"""Routers: which experts serve a token, at which price, under enforced capacity; the market and every rival alike.
+
+A token takes the k experts of highest score − price. Prices enter the selection only; a gate, the weight of an
+expert's output, comes from affinities alone. The price is plain state, handed in and handed back, and no gradient
+passes through it.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from .clear import assign, total
+from .dispatch import arrive, seat
+from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, hashed
+
+
+class Logs(eqx.Module):
+    """What a step shows about its routing; over all devices if tokens are spread over several.
+
+    Args:
+        max_violation: MaxVio: (largest load − mean load)/mean load, of demand before repair and capacity.
+        dropped: Share of the demanded (token, expert) pairs that found no place.
+        unserved: Share of tokens that no expert serves.
+        entropy: Of the loads' shares, in nats; log(experts) when balanced.
+        dead: Experts that no token demands.
+        load: Tokens that demand each expert, before repair and capacity.
+        loss: What the router adds to the training loss; 0 except for the auxiliary loss. Alone of these it has a
+            gradient.
+    """
+
+    max_violation: Float[Array, ""]
+    dropped: Float[Array, ""]
+    unserved: Float[Array, ""]
+    entropy: Float[Array, ""]
+    dead: Int[Array, ""]
+    load: Int[Array, " experts"]
+    loss: Float[Array, ""]
+
+
+class Routed(eqx.Module):
+    """Who serves whom.
+
+    Args:
+        place: The token in each of an expert's places; the number of tokens where a place is empty.
+        gate: Weight of the expert's output for that token; 0 where a place is empty.
+        chosen: k experts for each token. Where tokens may take more or fewer (expert choice, thresholds): the k best
+            that serve it.
+        kept: Which of those serve the token.
+        logs: See `Logs`.
+    """
+
+    place: Int[Array, "experts capacity"]
+    gate: Float[Array, "experts capacity"]
+    chosen: Int[Array, "tokens active"]
+    kept: Bool[Array, "tokens active"]
+    logs: Logs
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        """What the router adds to the training loss."""
+        return self.logs.loss
+
+
+class Router(eqx.Module):
+    """Assign tokens to experts.
+
+    Args:
+        kind: One of `ROUTERS`: "market" clears the current batch; "none" balances nothing; "auxiliary" adds a loss;
+            "sign" and "proportional" move biases after the batch; "late" takes quantiles of the last batch;
+            "sinkhorn" and "auction" balance the batch by other means; in "choice" experts choose tokens; "hash" goes
+            by the token's number; "threshold" takes tokens above a slowly moving threshold.
+        experts: How many experts.
+        active: k, experts per token.
+        capacity_factor: Places per expert, in units of k·tokens/experts.
+        rate: The rule's own speed, strength or tolerance (see `rivals`); the published one by default. With `causal`,
+            the step of the price.
+        repair: In training, move tokens above capacity to experts with room instead of dropping them; by default as
+            the rule was published (market and auction do).
+        frozen: Price at inference: "average", "last" or "none"; the default lets every rule evaluate with the price it
+            learnt. Sinkhorn and the auction were published with "none".
+        gates: "chosen": softmax over the experts that serve the token; "all": over all of them. By default "chosen",
+            except where the number of experts varies or k = 1 would leave the affinities without a gradient.
+        causal: A price for every sequence, moved from token to token by the demand of the sequence's earlier tokens;
+            it starts from the average of all earlier ones. For the market only.
+        threshold: A token takes every expert that is worth its price, instead of k. For the market only.
+        horizon: Batches over which the average price reaches back.
+
+    Raises:
+        ValueError: for an unknown kind, k > experts, or options that do not go together.
+    """
+
+    kind: str = eqx.field(static=True)
+    experts: int = eqx.field(static=True)
+    active: int = eqx.field(static=True)
+    capacity_factor: float = eqx.field(static=True, default=1.0, kw_only=True)
+    rate: float | None = eqx.field(static=True, default=None, kw_only=True)
+    repair: bool | None = eqx.field(static=True, default=None, kw_only=True)
+    frozen: str | None = eqx.field(static=True, default=None, kw_only=True)
+    gates: str | None = eqx.field(static=True, default=None, kw_only=True)
+    causal: bool = eqx.field(static=True, default=False, kw_only=True)
+    threshold: bool = eqx.field(static=True, default=False, kw_only=True)
+    horizon: int = eqx.field(static=True, default=100, kw_only=True)
+
+    def __check_init__(self):
+        if self.kind not in ROUTERS:
+            raise ValueError(f"no router {self.kind!r}; there are {', '.join(ROUTERS)}")
+        if not 1 <= self.active <= self.experts:
+            raise ValueError(f"a token takes {self.active} of {self.experts} experts; give 1 to {self.experts}")
+        if not self.capacity_factor > 0:
+            raise ValueError(f"capacity_factor is {self.capacity_factor}; experts need places: give more than 0")
+        if (self.causal or self.threshold) and self.kind != "market":
+            raise ValueError(f"causal and threshold are options of the market, not of {self.kind!r}")
+        if self.causal and self.threshold:
+            raise ValueError("causal and threshold do not go together")
+        for name, choices in (("frozen", ("average", "last", "none")), ("gates", ("chosen", "all"))):
+            if getattr(self, name) not in (None, *choices):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it is one of {', '.join(choices)}")
+
+    @property
+    def rule(self) -> Rule:
+        """The rule behind the name."""
+        return ROUTERS[self.kind]
+
+    def start(self) -> RouterState:
+        """Return the state before the first batch: all prices 0."""
+        return RouterState(jnp.zeros(self.experts), jnp.zeros(self.experts), jnp.zeros((), jnp.int32))
+
+    def places(self, tokens: int, capacity_factor: float | None = None) -> int:
+        """Places per expert for a number of tokens."""
+        factor = self.capacity_factor if capacity_factor is None else capacity_factor
+        # Rounded up, but not for the last bit of a factor like 1.1.
+        return min(tokens, max(1, math.ceil(factor * self.active * tokens / self.experts - 1e-6)))
+
+    def __call__(
+        self,
+        affinity: Float[Array, "tokens experts"],
+        state: RouterState,
+        *,
+        train: bool = True,
+        tokens: Int[Array, " tokens"] | None = None,
+        length: int | None = None,
+        price_offset: Float[Array, " experts"] | None = None,
+        capacity_factor: float | None = None,
+        repair: bool | None = None,
+        axis_name: str | None = None,
+    ) -> tuple[Routed, RouterState]:
+        """Route a batch.
+
+        Args:
+            affinity: Router logits.
+            state: From `start`, or the last batch's.
+            train: Find or move the price. Otherwise the frozen price is used, so that no token's experts depend on
+                another token, and the state comes back unchanged.
+            tokens: Token numbers, for "hash".
+            length: Tokens per sequence, the batch being whole sequences one after another; for `causal`.
+            price_offset: Added to prices; +inf removes an expert.
+            capacity_factor: Instead of the router's own.
+            repair: Instead of the router's own; at inference False by default.
+            axis_name: Axis of `jax.shard_map` or `jax.vmap` over which tokens are spread. Prices and logs are then of
+                all tokens, capacity and places those of each device.
+
+        Returns:
+            Who serves whom, and the state for the next batch.
+        """
+        if affinity.ndim != 2 or affinity.shape[1] != self.experts:
+            raise ValueError(f"affinity has the shape {affinity.shape}; it is (tokens, {self.experts})")
+        # As fine as prices are, whatever the network computes in.
+        affinity = affinity.astype(state.price.dtype)
+        capacity = self.places(len(affinity), capacity_factor)
+        rate = self.rule.rate if self.rate is None else self.rate
+        tokens_everywhere = len(affinity) * (1 if axis_name is None else lax.axis_size(axis_name))
+        terms = Terms(self.active, -(-self.active * tokens_everywhere // self.experts), rate, axis_name)
+        removed = jnp.zeros(self.experts, bool) if price_offset is None else jnp.isposinf(price_offset)
+        offset = 0.0 if price_offset is None else jnp.where(removed, 0, price_offset)
+        score = lax.stop_gradient(self.rule.score(affinity, tokens) - jnp.broadcast_to(offset, self.experts)[None])
+        # Finite for the rules that find prices, but worse than any other.
+        bounded = jnp.where(removed[None], score.min() - 10, score)
+        price = self._price(bounded, state, terms, train, length)
+        if repair is None:
+            # A repair looks at the whole batch, which causal prices are there to avoid.
+            repair = train and (self.rule.repair and not self.causal if self.repair is None else self.repair)
+        choice = self._choose(score, price, removed, capacity, repair)
+        load = total(choice.load, axis_name)
+        loss = self._loss(affinity, load, rate, axis_name)
+        logs = _logs(choice, load, loss, axis_name)
+        routed = Routed(choice.place, self._gate(affinity, choice), choice.chosen, choice.kept, logs)
+        return routed, self._remember(state, bounded, price, load, terms) if train else state
+
+    @property
+    def _worth(self) -> bool:
+        return self.threshold or self.rule.worth
+
+    def _price(self, score: Array, state: RouterState, terms: Terms, train: bool, length: int | None) -> Array:
+        """The price at which a batch is served: (experts,), or (tokens, experts) if causal."""
+        if self.causal:
+            return self._causal_price(score, state, terms, length)
+        if train:
+            before = admitted if self.threshold else self.rule.before
+            return before(score, lax.stop_gradient(state), terms)
+        frozen = self.rule.frozen if self.frozen is None else self.frozen
+        prices = {"average": state.average, "last": state.price, "none": jnp.zeros_like(state.price)}
+        return lax.stop_gradient(prices[frozen])
+
+    def _causal_price(self, score: Array, state: RouterState, terms: Terms, length: int | None) -> Array:
+        """Tâtonnement along each sequence: a token's price has heard of earlier tokens of its sequence alone."""
+        if length is None or len(score) % length:
+            raise ValueError(f"causal prices need length=, tokens per sequence, of which {len(score)} is a multiple")
+        supply = self.active / self.experts
+        start = jnp.broadcast_to(lax.stop_gradient(state.average), (len(score) // length, self.experts))
+
+        def step(price: Array, score: Array) -> tuple[Array, Array]:
+            best = lax.top_k(score - price, self.active)[1]
+            wanted = jax.nn.one_hot(best, self.experts, dtype=price.dtype).sum(axis=1)
+            return price + terms.rate * (wanted - supply), price
+
+        sequences = score.reshape(-1, length, self.experts).swapaxes(0, 1)
+        return lax.scan(step, start, sequences)[1].swapaxes(0, 1).reshape(score.shape)
+
+    def _choose(self, score: Array, price: Array, removed: Array, capacity: int, repair: bool) -> "_Choice":
+        surplus = jnp.where(removed[None], -jnp.inf, score - jnp.broadcast_to(price, score.shape))
+        if self._worth:
+            demand = surplus > 0
+            place, served = arrive(demand, capacity)
+            best, chosen = lax.top_k(jnp.where(served, score, -jnp.inf), self.active)
+            pairs, load = served.sum(dtype=jnp.int32), demand.sum(axis=0, dtype=jnp.int32)
+            return _Choice(place, chosen, best > -jnp.inf, load, pairs, ~jnp.any(served, axis=1))
+        if repair:
+            taken = assign(surplus, jnp.zeros_like(surplus[0]), self.active, capacity)
+            place, kept, _ = seat(taken.chosen, taken.kept, self.experts, capacity)
+            chosen, load = taken.chosen, taken.load
+        else:
+            best, chosen = lax.top_k(surplus, self.active)
+            place, kept, load = seat(chosen, best > -jnp.inf, self.experts, capacity)
+        return _Choice(place, chosen, kept, load, kept.sum(dtype=jnp.int32), ~jnp.any(kept, axis=1))
+
+    def _gate(self, affinity: Array, choice: "_Choice") -> Array:
+        """Softmax over the experts that serve the token, or over all, at every place."""
+        default = "all" if self.active == 1 and self.rule.score is not hashed else self.rule.gates
+        gates = ("all" if self.threshold else default) if self.gates is None else self.gates
+        among = affinity
+        if gates == "chosen":
+            own = jnp.take_along_axis(affinity, choice.chosen, axis=1)
+            # A token that no expert serves gets a finite normaliser, since NaN times 0 is NaN in its gradient.
+            among = jnp.where(choice.kept | choice.unserved[:, None], own, -jnp.inf)
+        norm = jax.nn.logsumexp(among, axis=1)
+        filled = choice.place < len(affinity)
+        token = jnp.where(filled, choice.place, 0)
+        expert = jnp.arange(self.experts, dtype=jnp.int32)[:, None]
+        share = jnp.exp(affinity[token, expert] - norm[token])
+        return jnp.where(filled, share, 0)
+
+    def _loss(self, affinity: Array, load: Array, rate: float, axis_name: str | None) -> Array:
+        """α · experts · Σₑ fₑ Pₑ for the auxiliary loss, else 0.
+
+        f is the share of demand, P the mean of softmax(affinity).
+
+        Reference:
+            Fedus, Zoph & Shazeer (2021), Switch transformers, eq. 4-6, after Shazeer et al. (2017), eq. 6-7.
+        """
+        if self.kind != "auxiliary":
+            return jnp.zeros((), affinity.dtype)
+        mean = jax.nn.softmax(affinity, axis=1).mean(axis=0)
+        mean = mean if axis_name is None else lax.pmean(mean, axis_name)
+        share = load.astype(affinity.dtype) / jnp.maximum(load.sum(), 1).astype(affinity.dtype)
+        return rate * self.experts * jnp.sum(share * mean)
+
+    def _remember(self, state: RouterState, score: Array, price: Array, load: Array, terms: Terms) -> RouterState:
+        if self.causal:
+            # The mean over tokens: where a sequence starts from, next time.
+            price = price.mean(axis=0)
+            price = price if terms.axis_name is None else lax.pmean(price, terms.axis_name)
+        else:
+            price = self.rule.after(score, price, load, terms)
+        count = state.count + 1
+        rate = 1 / jnp.minimum(count, self.horizon).astype(price.dtype)
+        return RouterState(*lax.stop_gradient((price, state.average + rate * (price - state.average), count)))
+
+
+class _Choice(eqx.Module):
+    """Places and choices, before gates; `pairs` counts the (token, expert) pairs that are served."""
+
+    place: Array
+    chosen: Array
+    kept: Array
+    load: Array
+    pairs: Array
+    unserved: Array
+
+
+def _logs(choice: _Choice, load: Array, loss: Array, axis_name: str | None) -> Logs:
+    pairs, alone, tokens = choice.pairs, choice.unserved.sum(dtype=jnp.int32), len(choice.unserved)
+    if axis_name is not None:
+        pairs, alone = total((pairs, alone), axis_name)
+        tokens *= lax.axis_size(axis_name)
+    count = load.astype(jnp.float32)
+    demanded = jnp.maximum(count.sum(), 1)
+    share = count / demanded
+    return Logs(
+        max_violation=count.max() / (demanded / len(load)) - 1,
+        dropped=1 - pairs.astype(jnp.float32) / demanded,
+        unserved=alone.astype(jnp.float32) / tokens,
+        entropy=-jnp.sum(jax.scipy.special.xlogy(share, share)),
+        dead=jnp.sum(load == 0, dtype=jnp.int32),
+        load=load,
+        loss=loss,
+    )
