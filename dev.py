@@ -4,7 +4,7 @@
     python3 dev.py demo              the market on the embedded survey: prices, certificates, a report
     python3 dev.py test [ARGS]       every check and test; with ARGS, only pytest with these arguments
     python3 dev.py run ...           passes on to `catallax run ...` (and `list` and `show DIR` to theirs)
-    python3 dev.py bench [SYSTEM]    the benchmarks, side by side with their peers: market, meanfield or cortex
+    python3 dev.py bench [SYSTEM]    the benchmarks, side by side with their peers: market, meanfield, cortex or experts
     python3 dev.py docs [serve]      builds the documentation into site/, or serves it while you write
     python3 dev.py cards             writes the README's table of systems anew, from the cards
 

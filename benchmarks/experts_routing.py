@@ -20,8 +20,9 @@ import scipy.optimize
 from rich.console import Console
 from rich.table import Table
 
-from catallax.experts.certify import certify, max_violation
+from catallax.experts.certify import certify
 from catallax.experts.clear import assign, clear
+from catallax.experts.measure import max_violation
 from catallax.experts.problem import Routing
 from catallax.experts.rivals import ROUTERS
 from catallax.experts.routers import Router

@@ -83,6 +83,25 @@ def coding(results: dict) -> list[str]:
     return lines
 
 
+def routed(results: dict) -> list[str]:
+    """Return the experts' tables, one for each part, and below each what the market does not win."""
+    lines = []
+    for case in results["cases"]:
+        heads, rows = case.get("header"), case.get("rows", [])
+        if heads is None:
+            heads = list(dict.fromkeys(head for row in rows for head in row))
+            rows = [[shown(row.get(head)) for head in heads] for row in rows]
+        lines += [f"{case['name'].capitalize()}, {case['problem']}:", ""]
+        lines += ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
+        lines += ["", *(f"* {line}" for line in case.get("unwon", ())), ""]
+    return lines
+
+
+def shown(value: object) -> str:
+    """Return a cell: numbers with three digits."""
+    return "" if value is None else value if isinstance(value, str) else f"{value:,.3g}"
+
+
 def climbs(results: dict) -> list[str]:
     """Return a line on how the kernel's time and memory grow with the units; none without a ladder."""
     points = [point for point in results.get("ladder", {}).get("points", []) if "microseconds" in point]
@@ -145,6 +164,9 @@ def main() -> None:
     if cortex is not None:
         how = measured(cortex, "CPU time of the process, least of several runs")
         lines += [*coding(cortex), "", how, "", *climbs(cortex), *aims(cortex), ""]
+    experts = load("experts")
+    if experts is not None:
+        lines += [*routed(experts), measured(experts), "", *aims(experts), ""]
     body = "\n".join([BEGIN, "", *lines, END])
     for name in ("README.md", "docs/benchmarks.md"):
         path = ROOT / name

@@ -78,13 +78,3 @@ def certify(problem: Routing, chosen: Any, price: Any, tol: float = 1e-3) -> lis
         Certificate("load", float(over), 0.0, "most tokens above an expert's capacity"),
         Certificate("experts", float((~whole).sum()), 0.0, "tokens that are not served by k different experts"),
     ]
-
-
-def max_violation(load: Any) -> float:
-    """Return MaxVio: (largest load − mean load)/mean load.
-
-    Reference:
-        Wang et al. (2024), Auxiliary-loss-free load balancing, eq. 4.
-    """
-    load = np.asarray(load, np.float64)
-    return float(load.max() / load.mean() - 1) if load.sum() else 0.0

@@ -18,8 +18,11 @@ from .clear import clear, total
 SWEEPS = 32
 """Sweeps after which the market is left to the repair."""
 
-STEPS = 4
-"""Passes per sweep: a price to a four-thousandth of its bracket moves about one token."""
+STEPS = 5
+"""Passes per sweep: a price to a thirty-thousandth of its bracket moves less than one token, `PARTING` included."""
+
+PARTING = 0.001
+"""How far equal tokens are moved apart, as a share of the scores' range; so much worth a choice may cost at most."""
 
 SINKHORN_SWEEPS = 8
 """Passes of Sinkhorn's scaling over rows and columns."""
@@ -79,6 +82,8 @@ class Rule:
         repair: In training, tokens above capacity move to experts with room instead of being dropped.
         frozen: The price at inference: "average" of training's prices, the "last" one, or "none".
         gates: Weights are a softmax over the experts that serve the token ("chosen"), or over "all" experts.
+        parting: In training, scores move by a number of each token's own, up to this share of their range. No price
+            can part tokens that are equal, such as the bytes of a long row of spaces.
     """
 
     before: Callable[[Array, "RouterState", Terms], Array]
@@ -89,6 +94,20 @@ class Rule:
     repair: bool = False
     frozen: str = "average"
     gates: str = "chosen"
+    parting: float = 0.0
+
+
+def parted(score: Scores, share: float, axis_name: str | None) -> Scores:
+    """Return scores moved by up to a share of their range, by a number of each token's own place in the batch."""
+    if not share:
+        return score
+    low, high = score.min(), score.max()
+    first = 0
+    if axis_name is not None:
+        low, high = lax.pmin(low, axis_name), lax.pmax(high, axis_name)
+        first = lax.axis_index(axis_name) * len(score)
+    own = hashed(score, jnp.arange(len(score), dtype=jnp.int32) + first) - 0.5
+    return score + 2 * share * (high - low) * own
 
 
 def raw(affinity: Scores, tokens: Array | None) -> Scores:
@@ -305,7 +324,7 @@ def _mean(x: Array, axis_name: str | None) -> Array:
 
 
 ROUTERS = {
-    "market": Rule(cleared, keep, raw, rate=0.02, repair=True),
+    "market": Rule(cleared, keep, raw, rate=0.02, repair=True, parting=PARTING),
     "none": Rule(free, keep, raw),
     "auxiliary": Rule(free, keep, raw, rate=0.01),
     "sign": Rule(last, by_sign, sigmoid, rate=0.001, frozen="last"),

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .clear import assign, total
 from .dispatch import arrive, seat
-from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, hashed
+from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, hashed, parted
 
 
 class Logs(eqx.Module):
@@ -178,6 +178,8 @@ class Router(eqx.Module):
         offset = 0.0 if price_offset is None else jnp.where(removed, 0, price_offset)
         score = lax.stop_gradient(self.rule.score(affinity, tokens) - jnp.broadcast_to(offset, self.experts)[None])
         # Finite for the rules that find prices, but worse than any other.
+        if train and not (self.causal or self.threshold):
+            score = parted(score, self.rule.parting, axis_name)
         bounded = jnp.where(removed[None], score.min() - 10, score)
         price = self._price(bounded, state, terms, train, length)
         if repair is None:

@@ -15,8 +15,9 @@ from catallax.core.result import Status
 from catallax.core.run import run
 from catallax.errors import InputError
 from catallax.experts import Routing, assign, assign_experts, certify, clear, dual_value
-from catallax.experts.certify import max_violation, worth
+from catallax.experts.certify import worth
 from catallax.experts.clear import reserves
+from catallax.experts.measure import max_violation
 from catallax.experts.rules import first_state
 from catallax.testing import check_locality, check_message_size, check_permutation, check_system
 

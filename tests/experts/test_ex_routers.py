@@ -281,6 +281,16 @@ def test_causal_prices_have_heard_of_earlier_tokens_of_the_sequence_alone():
     assert state.price.shape == (EXPERTS,)
 
 
+def test_tokens_that_are_equal_are_parted():
+    # A long row of one byte: no price can send half of it here and half of it there.
+    affinity = jnp.asarray(np.random.default_rng(4).normal(size=(512, 8)), jnp.float32).at[:96].set(jnp.arange(8) / 4)
+    router = Router("market", 8, 2)
+    routed, state = router(affinity, router.start())
+    assert routed.logs.max_violation <= 0.03 and routed.logs.dropped == 0
+    whole = Router("market", 8, 2)(affinity, state, train=False)[0].logs
+    assert whole.max_violation > 0.1
+
+
 def test_above_thresholds_of_the_market_a_token_takes_what_is_worth_its_price():
     router = Router("market", EXPERTS, ACTIVE, threshold=True)
     routed, state = jax.jit(router)(affinities(10), router.start())
