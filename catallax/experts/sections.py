@@ -121,11 +121,11 @@ def _comparison(findings: Findings) -> Section:
     if len(balanced) > 1:
         even = min(balanced, key=lambda one: one.scores[HELD_VIOLATION])
         text += f" “{even.router}” is the most even: MaxVio {even.scores[HELD_VIOLATION]:.3f}."
-    table: dict[str, Any] = {"router": [one.router for one in judged]}
-    for name in MEASURES:
-        values = [one.scores[name] for one in judged]
-        if any(map(math.isfinite, values)):
-            table[name] = [value if math.isfinite(value) else None for value in values]
+    names = [name for name in MEASURES if any(math.isfinite(one.scores[name]) for one in judged)]
+    table: dict[str, Any] = {"measure": names}
+    for one in judged:
+        values = [one.scores[name] for name in names]
+        table[one.router] = [f"{value:.4g}" if math.isfinite(value) else "–" for value in values]
     note = (
         "All are evaluated as they would be used: a price that was frozen after training decides, so that no token's "
         f"expert depends on a later token, and places are as scarce as in training, {findings.options.capacity:g}. "

@@ -232,7 +232,7 @@ class TestDerivative:
         rest = lambda x: settle(Line(jnp.array(0.4)), State(jnp.ones(2), x), **TIGHT).signal  # noqa: E731
         assert jax.grad(rest)(jnp.array(7.0)) == 0
 
-    @pytest.mark.parametrize("options", [{"mesh": 2}, {"block": 3}])
+    @pytest.mark.parametrize("options", [pytest.param({"mesh": 2}, marks=pytest.mark.bench), {"block": 3}])
     def test_on_devices_and_in_blocks(self, options):
         options = {"mesh": mesh(2)} if "mesh" in options else options
         state = market(7)

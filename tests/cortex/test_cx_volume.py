@@ -143,6 +143,7 @@ def test_without_uptake_nothing_is_lost(key):
     check_conservation(system, quiet, key=key, conserves=mass, rounds=200)
 
 
+@pytest.mark.bench
 def test_uptake_does_not_change_the_peak_within_a_micrometre():
     """Rice & Cragg (2008): dopamine's uptake in the striatum is too slow for that, and decides further out."""
     table = peak_table((1.0, 10.0))

@@ -10,7 +10,15 @@ from catallax.market.problem import CES, COBB_DOUGLAS, LEONTIEF, LINEAR, QUASILI
 from catallax.market.sensitivity import price_sensitivities, prices_near
 from catallax.market.solve import solve
 
-UTILITIES = [LINEAR, QUASILINEAR, CES(0.5), COBB_DOUGLAS, CES(-2.0), LEONTIEF]
+SLOW = pytest.mark.bench
+UTILITIES = [
+    LINEAR,
+    pytest.param(QUASILINEAR, marks=SLOW),
+    CES(0.5),
+    pytest.param(COBB_DOUGLAS, marks=SLOW),
+    pytest.param(CES(-2.0), marks=SLOW),
+    LEONTIEF,
+]
 
 
 def arrays(utility, n=20, m=4, seed=0):

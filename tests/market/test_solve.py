@@ -26,7 +26,11 @@ def small(utility=LINEAR, n=12, m=5, seed=3, scale=1.0):
     return Market(draw.random((n, m)) + 0.05, draw.random(n) * scale + 0.1, draw.random(m) + 0.5, utility=utility)
 
 
-@pytest.mark.parametrize("name", INSTANCES)
+LONG = ("one percent more goods", "more goods than buyers", "one percent of goods")
+"""Instances of a shape of their own, which is compiled much longer than it runs."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.bench] * (name in LONG)) for name in INSTANCES])
 def test_every_linear_instance_reaches_its_gap(name):
     valuations, budgets, supply = INSTANCES[name]
     answer = solve(Market(valuations, budgets, supply), tol=1e-6)
@@ -45,7 +49,7 @@ def single(monkeypatch):
     monkeypatch.setattr(sys.modules[solve.__module__], "SINGLE_FROM", 0)
 
 
-@pytest.mark.parametrize("utility", [LINEAR, QUASILINEAR], ids=str)
+@pytest.mark.parametrize("utility", [LINEAR, pytest.param(QUASILINEAR, marks=pytest.mark.bench)], ids=str)
 def test_a_beginning_in_single_precision_comes_to_the_same_rest(single, utility):
     market = small(utility, n=60, m=8)
     answer = solve(market, tol=1e-9)
@@ -77,7 +81,7 @@ def test_a_beginning_in_single_precision_may_run_out_of_rounds(single):
     [
         "pareto budgets",
         pytest.param("more goods than buyers", marks=pytest.mark.bench),
-        "one percent of goods",
+        pytest.param("one percent of goods", marks=pytest.mark.bench),
         pytest.param("small integers", marks=pytest.mark.bench),
     ],
 )
@@ -117,7 +121,9 @@ def test_an_unknown_law_is_refused():
         solve(small(), law="walras")
 
 
-@pytest.mark.parametrize("utility", [LINEAR, QUASILINEAR, CES(0.5), LEONTIEF], ids=str)
+@pytest.mark.parametrize(
+    "utility", [LINEAR, pytest.param(QUASILINEAR, marks=pytest.mark.bench), CES(0.5), LEONTIEF], ids=str
+)
 def test_sparse_and_dense_agree(utility):
     draw = np.random.default_rng(5)
     valuations = draw.random((60, 40)) * (draw.random((60, 40)) < 0.08)
@@ -161,7 +167,7 @@ def test_units_do_not_matter():
     np.testing.assert_allclose(again.prices * np.logspace(3, -3, 5) / 1e4, answer.prices, rtol=1e-6)
 
 
-@pytest.mark.parametrize("devices", [2, 8])
+@pytest.mark.parametrize("devices", [pytest.param(2, marks=pytest.mark.bench), 8])
 def test_devices_do_not_matter(devices):
     market = small(n=37)
     np.testing.assert_allclose(solve(market, mesh=mesh(devices)).prices, solve(market).prices, rtol=1e-9)
