@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt
 
 from .clear import clear, total
 
-SWEEPS = 32
+SWEEPS = 128
 """Sweeps after which the market is left to the repair."""
 
 STEPS = 5
