@@ -24,6 +24,7 @@ from catallax.experts.compare import (
     DOMAIN_BITS,
     HELD_VIOLATION,
     LOSS,
+    PACE,
     ROUTERS,
     TRAIN_VIOLATION,
     Comparison,
@@ -188,7 +189,11 @@ def overhead(size: Size, say: Say) -> dict[str, Any]:
 
 
 def _tabled(name: str, problem: str, found: Comparison) -> dict[str, Any]:
-    header, rows = found.table()
+    heads, values_shown = found.table()
+    # Times belong to `overhead`, which takes them in turns.
+    header, *rows = (
+        [cell for head, cell in zip(heads, row, strict=True) if head != PACE] for row in (heads, *values_shown)
+    )
     losses = {
         method: dict(zip(found.domains, map(float, found.losses[row].mean(axis=0)), strict=True))
         for row, method in enumerate(found.methods)

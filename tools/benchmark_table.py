@@ -84,7 +84,7 @@ def coding(results: dict) -> list[str]:
 
 
 def routed(results: dict) -> list[str]:
-    """Return the experts' tables, one for each part, and below each what the market does not win."""
+    """Return the experts' tables, one for each part."""
     lines = []
     for case in results["cases"]:
         heads, rows = case.get("header"), case.get("rows", [])
@@ -93,7 +93,7 @@ def routed(results: dict) -> list[str]:
             rows = [[shown(row.get(head)) for head in heads] for row in rows]
         lines += [f"{case['name'].capitalize()}, {case['problem']}:", ""]
         lines += ["| " + " | ".join(cells) + " |" for cells in (heads, ["---"] * len(heads), *rows)]
-        lines += ["", *(f"* {line}" for line in case.get("unwon", ())), ""]
+        lines.append("")
     return lines
 
 
