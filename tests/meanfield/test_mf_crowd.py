@@ -120,7 +120,9 @@ def alone():
     return run_crowd(GAME, POLICY, 1001, key=jax.random.key(5))
 
 
-@pytest.mark.parametrize("options", [{"mesh": 2}, {"mesh": 8, "block": 40}])
+@pytest.mark.parametrize(
+    "options", [pytest.param({"mesh": 1}, marks=pytest.mark.bench), {"mesh": 2}, {"mesh": 8, "block": 40}]
+)
 def test_the_same_crowd_bit_for_bit_on_any_number_of_devices(options, alone):
     """1001 players, divisible by neither, with moves that depend on the density."""
     there = run_crowd(GAME, POLICY, 1001, key=jax.random.key(5), **{**options, "mesh": mesh(options["mesh"])})
