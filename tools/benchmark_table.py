@@ -1,4 +1,4 @@
-"""Write the benchmark tables into README.md and docs/benchmarks.md from benchmarks/results/.
+"""Write benchmarks/results/ into README.md, what was wanted and found, and into docs/benchmarks.md, all tables.
 
 python3 tools/benchmark_table.py
 """
@@ -126,16 +126,33 @@ def rungs(results: dict) -> list[str]:
     return [f"A round of mirror descent on an open field, {horizon} decisions: {said}{fitted}.", ""]
 
 
-def aims(results: dict) -> list[str]:
-    """Return one line for each aim, reached or not."""
+def aims(results: dict) -> list[tuple[str, str, str, str]]:
+    """Return for each aim the problem, what was wanted, what was found, and whether that reaches it."""
     parts = [*results["cases"], *([results["ladder"]] if "ladder" in results else [])]
     return [
-        f"* {part.get('problem', 'ladder')}: {aim['wanted']}; measured {aim['found']:.4g}, "
-        f"{'reached' if aim['reached'] else '**not reached**'}."
+        (
+            part.get("problem", "ladder"),
+            aim["wanted"],
+            f"{aim['found']:.4g}",
+            "reached" if aim["reached"] else "**not reached**",
+        )
         for part in parts
         for aim in part.get("aims", [])
         if aim["found"] is not None
     ]
+
+
+def listed(results: dict) -> list[str]:
+    """Return one line for each aim."""
+    return [f"* {problem}: {wanted}; measured {found}, {met}." for problem, wanted, found, met in aims(results)]
+
+
+def digest(results: dict[str, dict]) -> list[str]:
+    """Return the lines of the table of all aims."""
+    lines = ["| System | Problem | Wanted | Measured | |", "|---" * 5 + "|"]
+    for system, found in results.items():
+        lines += ["| " + " | ".join((system, *aim)) + " |" for aim in aims(found)]
+    return lines
 
 
 def measured(results: dict, how: str = "wall time, medians") -> str:
@@ -150,27 +167,24 @@ def load(system: str) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
+TABLES = {
+    "market": lambda found: [*table(found), "", measured(found), ""],
+    "meanfield": lambda found: [*games(found), "", measured(found), "", *rungs(found)],
+    "cortex": lambda found: [
+        *coding(found), "", measured(found, "CPU time of the process, least of several runs"), "", *climbs(found),
+    ],
+    "experts": lambda found: [*routed(found), measured(found), ""],
+}  # fmt: skip
+
+
 def main() -> None:
     """Write the tables between the markers of both files."""
-    lines = []
-    market, meanfield = load("market"), load("meanfield")
-    if market is not None:
-        lines += [*table(market), "", measured(market), "", *aims(market), ""]
-    if meanfield is not None:
-        lines += [
-            *games(meanfield), "", measured(meanfield), "", *rungs(meanfield), *aims(meanfield), "",
-        ]  # fmt: skip
-    cortex = load("cortex")
-    if cortex is not None:
-        how = measured(cortex, "CPU time of the process, least of several runs")
-        lines += [*coding(cortex), "", how, "", *climbs(cortex), *aims(cortex), ""]
-    experts = load("experts")
-    if experts is not None:
-        lines += [*routed(experts), measured(experts), "", *aims(experts), ""]
-    body = "\n".join([BEGIN, "", *lines, END])
-    for name in ("README.md", "docs/benchmarks.md"):
+    results = {system: found for system in TABLES if (found := load(system)) is not None}
+    whole = [line for system, found in results.items() for line in (*TABLES[system](found), *listed(found), "")]
+    for name, lines in (("README.md", [*digest(results), ""]), ("docs/benchmarks.md", whole)):
         path = ROOT / name
-        path.write_text(re.sub(f"{BEGIN}.*{END}", lambda _: body, path.read_text(), flags=re.DOTALL))
+        body = "\n".join([BEGIN, "", *lines, END])
+        path.write_text(re.sub(f"{BEGIN}.*{END}", lambda _, body=body: body, path.read_text(), flags=re.DOTALL))
 
 
 if __name__ == "__main__":
