@@ -9,7 +9,7 @@ and `cortex_ours` for the rest.
 import argparse
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ TARGET = 1e-5
 """The relative gap of the mean objective that all are to reach, at the loosest setting that does."""
 PENALTY = 0.12
 LIMIT = 240.0
+PATIENCE = 75
+"""How many times the CPU time of our epoch scikit-learn may take to learn as much."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +147,46 @@ def learning(size: Size, path: Path, python: str, say: Callable[[str], None]) ->
     batches = -(-len(stimuli) // 512)
     jobs = (
         Job("SPAMS trainDL", (batches, 2 * batches), len(stimuli), 1),
-        Job("scikit-learn MiniBatchDictionaryLearning", (1,), min(len(stimuli), 2_048), 1),
+        Job(
+            "scikit-learn MiniBatchDictionaryLearning",
+            (PATIENCE * (ours.cpu_seconds or 0.0),),
+            len(stimuli),
+            1,
+            threads=1,
+        ),
     )
     peers = []
     for job in jobs:
         found = Figures(job.name, 0.0, "no setting to try")
         for setting in job.settings:
             say(f"  {job.name}, {job.samples} samples, {setting:g}")
-            fields, figures = played(job, setting, path, python, LIMIT)
-            if fields is None:
+            answer, figures = played(job, setting, path, python, 2 * LIMIT)
+            if answer is None:
                 found = Figures(job.name, setting, figures["outcome"])
                 break
-            found = worth(
-                timed(job.name, setting, job.samples, len(stimuli), figures), fields.toarray(), ours.objective
-            )
+            for taken, fields in stages(answer.toarray(), figures, start.shape):
+                found = timed(job.name, setting, job.samples, len(stimuli), taken)
+                found = worth(found, fields, ours.objective)
+                if found.reached:
+                    break
             if found.reached:
                 break
         peers.append(found)
     problem = f"{len(start)} units from {len(stimuli):,} patches of 16×16"
     return case("learning", problem, None, ours, None, peers)
+
+
+def stages(
+    answer: np.ndarray, figures: dict[str, Any], shape: tuple[int, int]
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """Split what a peer learnt from time to time, if it says when, with its figures up to each."""
+    if answer.shape == shape:
+        yield figures, answer
+        return
+    for part in answer.reshape(-1, shape[0], shape[1] + 1):
+        cpu = float(part[0, 0])
+        wall = figures["seconds"] * cpu / figures["cpu_seconds"]
+        yield figures | {"cpu_seconds": cpu, "seconds": wall}, part[:, 1:]
 
 
 def case(

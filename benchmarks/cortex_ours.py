@@ -19,6 +19,10 @@ from .cortex_peers import Job, laps
 from .measure import peak_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
+BATCH = 2048
+"""Samples per move of the fields when we learn: larger than the default, for less work between two batches."""
+REST = 2e-2
+"""How exactly neurons come to rest while they learn: nearer ones teach no more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +110,15 @@ def data(samples: int, seed: int) -> np.ndarray:
     return np.asarray(patches(images, 16, samples, seed=seed)[0], np.float32)
 
 
-def learned(stimuli: np.ndarray, start: np.ndarray, penalty: float, repeats: int, batch: int = 1024) -> Any:
+def learned(stimuli: np.ndarray, start: np.ndarray, penalty: float, repeats: int) -> Any:
     """Time one epoch of `learn`; return the fields and the figures."""
     from catallax.cortex.learn import learn
 
-    learn(stimuli[: 2 * len(start)], len(start), penalty, dictionary=start, batch=batch)
-    found, figures = laps(lambda: learn(stimuli, len(start), penalty, dictionary=start, batch=batch), repeats)
+    def run(seen: np.ndarray) -> Any:
+        return learn(seen, len(start), penalty, dictionary=start, batch=BATCH, tol=REST)
+
+    run(stimuli[: 2 * len(start)])
+    found, figures = laps(lambda: run(stimuli), repeats)
     return found.state.fields, figures | {"peak_bytes": peak_bytes()}
 
 
@@ -167,9 +174,10 @@ def played(job: Job, setting: float, path: Path, interpreter: str, limit: float)
         asked, given = Path(folder) / "job.json", Path(folder) / "answer.npz"
         asked.write_text(json.dumps([dataclasses.asdict(job), setting]), encoding="utf-8")
         command = [interpreter, "-m", "benchmarks.cortex_peers", str(asked), str(path), str(given)]
+        surroundings = dict(os.environ) | ({"OPENBLAS_NUM_THREADS": str(job.threads)} if job.threads else {})
         try:
             done = subprocess.run(
-                command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False, env=dict(os.environ)
+                command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False, env=surroundings
             )
         except subprocess.TimeoutExpired:
             return None, {"outcome": f"did not finish in {limit:g} s"}

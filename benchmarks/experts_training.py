@@ -2,9 +2,9 @@
 
     python -m benchmarks.experts_training [--only NAME] [--quick] [--out FILE]
 
-Three domains that every machine has (plays, Python source, C headers or licence texts), capacity 1.0 enforced, prices
-frozen in validation; all routers begin alike and see the same batches for the same seed. A dense network of equal
-floating-point work is trained for reference.
+Three domains that every machine has (plays, Python source, C headers or licence texts), capacity 1.0 enforced. In
+validation the price that was frozen moves with earlier positions, or stays, and both are shown; all routers begin alike
+and see the same batches for the same seed. A dense network of equal floating-point work is trained for reference.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from rich.table import Table
 from catallax.experts.compare import (
     BYTE_BITS,
     DOMAIN_BITS,
+    FROZEN_VIOLATION,
     HELD_VIOLATION,
     LOSS,
     PACE,
@@ -94,7 +95,9 @@ def routers(size: Size, say: Say) -> dict[str, Any]:
 def aims(found: Comparison) -> list[dict[str, Any]]:
     """Return what was wanted of the market, what was found, and whether it was reached."""
     train_violation = float(found.of("market", TRAIN_VIOLATION).max())
-    held_violation = float(found.of("market", HELD_VIOLATION).max())
+    held_violation, frozen_violation = (
+        float(found.of("market", name).max()) for name in (HELD_VIOLATION, FROZEN_VIOLATION)
+    )
     lost = float(found.of("market", "dropped in training").max())
     rivals = [name for name in found.methods if name not in ("market", DENSE)]
     best = min(rivals, key=lambda name: found.interval(name, LOSS)[0])
@@ -106,9 +109,14 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
             train_violation <= TRAINING,
         ),
         (
-            f"validation MaxVio ≤ {VALIDATION:g} at the frozen price, all seeds",
+            f"validation MaxVio ≤ {VALIDATION:g} at the price that moves from position to position, all seeds",
             held_violation,
             held_violation <= VALIDATION,
+        ),
+        (
+            f"validation MaxVio ≤ {VALIDATION:g} at the frozen price, all seeds",
+            frozen_violation,
+            frozen_violation <= VALIDATION,
         ),
         ("no token dropped at capacity 1.0 after repair", lost, lost <= 0),
         (f"nats/byte behind the best rival ({best}, ± {half:.2g}) ≤ {MARGIN:g}", behind, behind <= MARGIN),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,11 @@ class Case:
         legal: Whether the peer starts from even chances of the steps that lead somewhere, not of all actions.
         begin: The policy of a stationary game from which the peer starts, and then we; None for even chances.
         rate: Of our mirror descent, beside the first peer's, for as many rounds; None to leave it out.
-        every: After how many rounds it measures exploitability: as often as the peer.
+        every: After how many rounds it measures exploitability: as often as the peer does within its own rounds, which
+            is each time in MFGLib and Bench-MFG, and never in OpenSpiel (ours then does so in its first round alone).
+        double: Whether ours computes in double precision: as the peer does.
+        turns: How many times the peer and ours are run in turns, each in a process of its own: seconds are medians of
+            the runs' medians, and the least the least of all.
         catch_up: Whether to run as many rounds as it takes to be no more exploitable than the first peer, instead.
         target: What `solve` is asked for, per reward range; None to leave it out.
         options: Of `solve`.
@@ -78,6 +83,8 @@ class Case:
     begin: Callable[[], np.ndarray] | None = None
     rate: float | None = None
     every: int = 1
+    double: bool = True
+    turns: int = 1
     catch_up: bool = False
     target: float | None = 1e-6
     options: tuple[tuple[str, Any], ...] = ()
@@ -124,6 +131,7 @@ CASES = (
         (mfglib("beach_bar", 30, parameters={"T": 50, "n": 100, "bar_loc": 50}, settings={"alpha": 1.0}),),
         (0, 1, 2),
         rate=1.0,
+        double=False,
         aims=(Aim("uniform", 1e-5), Aim("equal", 1e-6), Aim("per round", 500)),
     ),
     Case(
@@ -132,6 +140,7 @@ CASES = (
         (mfglib("beach_bar", 300, settings={"alpha": 1.0}),),
         (0, 1, 2),
         rate=1.0,
+        double=False,
         aims=(Aim("uniform", 1e-5), Aim("equal", 1e-6), Aim("per round", 800)),
     ),
     Case(
@@ -168,6 +177,7 @@ CASES = (
         BENCHMFG_ORDER,
         begin=benchmfg_begin,
         rate=0.005 / 0.2,
+        turns=5,
         target=None,
         aims=(Aim("own", 1e-2), Aim("per round", 5)),
     ),
@@ -196,27 +206,27 @@ def compare(
 ) -> dict[str, Any]:
     """Measure a case: the peers, or what an earlier run has of them, then us."""
     say(f"{case.name}: {case.problem}")
-    peers = []
+    peers, ours = [], []
     for job in case.jobs:
         old = _earlier(before, case, job)
         if old is not None and not everything and (old.seconds is None or old.seconds > SLOW):
             peers.append(old)
             continue
         say(f"  {job.name}, {job.rounds} rounds")
-        peers.append(played(job, case.make, case.order, python, case.limit, legal=case.legal, begin=case.begin))
-    ours = []
+        play = partial(played, job, case.make, case.order, python, case.limit, legal=case.legal, begin=case.begin)
+        if case.turns == 1 or job is not case.jobs[0]:
+            peers.append(play())
+            continue
+        pairs = [(play(), _descent(case, repeats, None)) for _ in range(case.turns)]
+        peers.append(merged([peer for peer, _ in pairs]))
+        ours.append(merged([own for _, own in pairs]))
     if case.make is None:
         ours.append(Figures("catallax", 0.0, "a game of this sort cannot be played yet"))
-    if case.rate is not None:
-        goal = peers[0].exploitability if case.catch_up else None
-        asked = (case.make, case.jobs[0].rounds, case.rate, case.every, repeats, goal)
-        call: Any = law
-        if case.begin is not None:
-            call, asked = rest_law, (case.make, case.jobs[0].rounds, case.rate, case.begin, repeats)
-        ours.append(_ours("catallax mirror-descent", case.jobs[0].rounds, alone(call, asked, case.limit)))
-        if peers[0].relative is not None and ours[0].relative is not None:
-            within = ours[0].relative <= peers[0].relative * (1 + 1e-3) + 1e-7
-            ours[0] = dataclasses.replace(ours[0], reached=within)
+    if case.rate is not None and not ours:
+        ours.append(_descent(case, repeats, peers[0].exploitability if case.catch_up else None))
+    if case.rate is not None and peers[0].relative is not None and ours[0].relative is not None:
+        within = ours[0].relative <= peers[0].relative * (1 + 1e-3) + 1e-7
+        ours[0] = dataclasses.replace(ours[0], reached=within)
     if case.target is not None:
         asked = (case.make, case.target, min(case.repeats, repeats), dict(case.options))
         ours.append(_ours("catallax", case.target, alone(solved, asked, case.limit)))
@@ -230,6 +240,27 @@ def compare(
         "ratios": {peer.method: ratios(ours[0], peer) for peer in peers},
     }
     return result | {"aims": [judged(aim, ours[0], ours[-1], peers) for aim in case.aims]}
+
+
+def _descent(case: Case, repeats: int, goal: float | None) -> Figures:
+    """Run our mirror descent beside the first peer's, to a goal in units of reward if there is one."""
+    rounds = case.jobs[0].rounds
+    call: Any = law
+    asked: tuple = (case.make, rounds, case.rate, case.every, repeats, goal, case.double)
+    if case.begin is not None:
+        call, asked = rest_law, (case.make, rounds, case.rate, case.begin, repeats)
+    return _ours("catallax mirror-descent", rounds, alone(call, asked, case.limit))
+
+
+def merged(runs: list[Figures]) -> Figures:
+    """Return the figures of several runs of one method: medians of times, and the least; all else of the last run."""
+    timed = [run for run in runs if run.seconds is not None]
+    if len(timed) < len(runs):
+        return next(run for run in runs if run.seconds is None)
+    names = ("seconds", "cpu_seconds", "first_seconds", "seconds_per_round")
+    found = {name: median(getattr(run, name) for run in timed) for name in names}
+    least = min(run.least_seconds for run in timed if run.least_seconds is not None)
+    return dataclasses.replace(timed[-1], **found, least_seconds=least, repeats=sum(run.repeats for run in timed))
 
 
 def _ours(name: str, setting: float, found: Any) -> Figures:
@@ -251,16 +282,21 @@ def _earlier(before: dict[str, Any] | None, case: Case, job: Job) -> Figures | N
 
 
 def ratios(ours: Figures, peer: Figures) -> dict[str, Any]:
-    """Return how many times longer the peer took: per round, for all, in CPU time."""
+    """Return how many times longer the peer took: for all, in CPU time, per round, and per round by the least times."""
     if ours.seconds is None or peer.seconds is None or not ours.seconds_per_round or not peer.seconds_per_round:
-        return {"wall": None, "cpu": None, "round": None, "at_least": False}
+        return {"wall": None, "cpu": None, "round": None, "least": None, "at_least": False}
     cpu = peer.cpu_seconds / ours.cpu_seconds if peer.cpu_seconds and ours.cpu_seconds else None
     return {
         "wall": peer.seconds / ours.seconds,
         "cpu": cpu,
         "round": peer.seconds_per_round / ours.seconds_per_round,
+        "least": _least_round(peer) / _least_round(ours) if peer.least_seconds and ours.least_seconds else None,
         "at_least": False,
     }
+
+
+def _least_round(run: Figures) -> float:
+    return (run.least_seconds or 0.0) * (run.seconds_per_round or 0.0) / (run.seconds or 1.0)
 
 
 def judged(aim: Aim, ours: Figures, solve: Figures, peers: list[Figures]) -> dict[str, Any]:

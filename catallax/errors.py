@@ -8,6 +8,7 @@ from os import PathLike, fspath
 _EXTRAS = {
     "parquet": ("reading Parquet", "pyarrow"),
     "peers": ("comparing with other solvers", "CVXPY with its solvers"),
+    "flax": ("this", "Flax"),
     "sklearn": ("this", "scikit-learn"),
     "gpu": ("computing on a GPU", "JAX with CUDA"),
 }

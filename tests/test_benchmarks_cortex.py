@@ -98,6 +98,33 @@ def test_a_peer_answers_through_files_or_says_why_not(tmp_path, monkeypatch):
                 assert figures["outcome"].startswith("not installed")
 
 
+def test_what_scikit_learn_learns_is_known_from_time_to_time():
+    pytest.importorskip("sklearn")
+    stimuli, fields = drawn(600)
+    answer, figures = laps(cortex_peers.scikit_learn(stimuli, fields, PENALTY, 0.1), 1)
+    parts = list(cortex.stages(answer, figures, fields.shape))
+    assert len(parts) == cortex_peers.STOPS
+    times = np.array([[taken["cpu_seconds"], taken["seconds"]] for taken, _ in parts])
+    assert (np.diff(times, axis=0) > 0).all() and 0.1 <= times[-1, 0] <= figures["cpu_seconds"]
+    assert times[-1, 1] <= figures["seconds"]
+    np.testing.assert_array_equal(np.concatenate([learnt for _, learnt in parts]), answer[:, 1:])
+    # It learns: the first batches lower the objective.
+    yardstick = [Yardstick(stimuli, learnt, PENALTY) for _, learnt in parts[:: len(parts) - 1]]
+    objectives = [y.seen[y.see(euler(stimuli, y.fields, PENALTY, 300)())][0].mean() for y in yardstick]
+    assert objectives[1] < objectives[0]
+    assert list(cortex.stages(fields, figures, fields.shape)) == [(figures, fields)]
+
+
+def test_a_peer_has_as_many_threads_as_its_job_says(tmp_path, monkeypatch):
+    start = tmp_path / "python"
+    start.write_text('#!/bin/sh\necho "threads: $OPENBLAS_NUM_THREADS" >&2\nexit 3\n')
+    start.chmod(0o755)
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    for job, threads in ((Job("peer", threads=1), "1"), (Job("peer"), "")):
+        figures = played(job, 1.0, tmp_path / "none.npz", str(start), 60.0)[1]
+        assert figures["outcome"] == f"exit code 3: threads: {threads}".rstrip()
+
+
 def test_a_peers_interpreter_that_fails_says_so(tmp_path):
     start = tmp_path / "python"
     start.write_text("#!/bin/sh\necho broken >&2\nexit 3\n")

@@ -137,7 +137,8 @@ PEER = dataclasses.replace(
 
 
 def test_ratios():
-    assert ratios(OURS, PEER) == {"wall": 600, "cpu": 300, "round": 600, "at_least": False}
+    ours, peer = (dataclasses.replace(run, least_seconds=run.seconds / 2) for run in (OURS, PEER))
+    assert ratios(ours, peer) == pytest.approx({"wall": 600, "cpu": 300, "round": 600, "least": 600, "at_least": False})
     gone = Figures("peer", 1.0, "did not finish in 300 s")
     assert ratios(OURS, gone)["wall"] is None
 

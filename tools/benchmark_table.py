@@ -84,7 +84,7 @@ def coding(results: dict) -> list[str]:
 
 
 def routed(results: dict) -> list[str]:
-    """Return the experts' tables, one for each part."""
+    """Return the tables of results that come with their rows, one for each part."""
     lines = []
     for case in results["cases"]:
         heads, rows = case.get("header"), case.get("rows", [])
@@ -128,7 +128,7 @@ def rungs(results: dict) -> list[str]:
 
 def aims(results: dict) -> list[tuple[str, str, str, str]]:
     """Return for each aim the problem, what was wanted, what was found, and whether that reaches it."""
-    parts = [*results["cases"], *([results["ladder"]] if "ladder" in results else [])]
+    parts = [*results["cases"], *(results[part] for part in ("ladder", "large") if part in results)]
     return [
         (
             part.get("problem", "ladder"),
@@ -173,6 +173,7 @@ TABLES = {
     "cortex": lambda found: [
         *coding(found), "", measured(found, "CPU time of the process, least of several runs"), "", *climbs(found),
     ],
+    "autoencoders": lambda found: [*routed(found), measured(found, "CPU time; means over the seeds"), ""],
     "experts": lambda found: [*routed(found), measured(found), ""],
 }  # fmt: skip
 

@@ -10,8 +10,12 @@ from numba import njit, prange
 LANES = 16
 """Rows are as long as a whole number of these single-precision numbers, so that loops leave no remainder."""
 CHUNK = 64
-"""Samples that share one piece of scratch memory."""
-RECRUITS = 48
+"""Samples that share one piece of scratch memory; even."""
+DEPTH = 8
+"""Inputs that drive all neurons in one go: their fields stay in the nearest cache."""
+TILE = 512
+"""Neurons that are driven in one go, for the same reason."""
+RECRUITS = 32
 """About how many neurons at most join the competitors of a sample in a round: the strongest."""
 SHRINK = np.float32(0.7)
 """Strong neurons respond first: the level above which a silent one does falls by this factor from turn to turn."""
@@ -24,16 +28,47 @@ _compiled = njit(cache=True, fastmath=True, error_model="numpy")
 
 
 @_compiled
-def _top(drives, n, signed):
-    """Return the largest drive of sample n."""
-    top = np.float32(0.0)
-    if signed:
-        for j in range(drives.shape[1]):
-            top = max(top, abs(drives[n, j]))
-    else:
-        for j in range(drives.shape[1]):
-            top = max(top, drives[n, j])
-    return top
+def _drive(stimuli, first, last, columns, seen, drives):
+    """Write the drives of all neurons by samples first to last, two samples at a time.
+
+    A library's matrix product is twice as fast, but its threads go on waiting, at full load, for longer than it took.
+    """
+    for n in range(last - first):
+        for k in range(stimuli.shape[1]):
+            seen[n, k] = stimuli[first + n, k]
+    units = np.uint64(drives.shape[1])
+    for tile in range(np.uint64(0), units, np.uint64(TILE)):
+        stop = min(tile + np.uint64(TILE), units)
+        for n in range((last - first + 1) // 2 * 2):
+            for j in range(tile, stop):
+                drives[n, j] = np.float32(0.0)
+        for k in range(0, columns.shape[0], DEPTH):
+            for n in range(0, last - first, 2):
+                a, b, c, d = seen[n, k], seen[n, k + 1], seen[n, k + 2], seen[n, k + 3]
+                e, f, g, h = seen[n, k + 4], seen[n, k + 5], seen[n, k + 6], seen[n, k + 7]
+                o, p, q, r = seen[n + 1, k], seen[n + 1, k + 1], seen[n + 1, k + 2], seen[n + 1, k + 3]
+                s, t, u, v = seen[n + 1, k + 4], seen[n + 1, k + 5], seen[n + 1, k + 6], seen[n + 1, k + 7]
+                for j in range(tile, stop):
+                    w, x, y, z = columns[k, j], columns[k + 1, j], columns[k + 2, j], columns[k + 3, j]
+                    drives[n, j] += a * w + b * x + c * y + d * z
+                    drives[n + 1, j] += o * w + p * x + q * y + r * z
+                    w, x, y, z = columns[k + 4, j], columns[k + 5, j], columns[k + 6, j], columns[k + 7, j]
+                    drives[n, j] += e * w + f * x + g * y + h * z
+                    drives[n + 1, j] += s * w + t * x + u * y + v * z
+
+
+@_compiled
+def _top(drives, n, signed, tops):
+    """Return the largest drive of sample n: lane by lane first, since one maximum alone is found one by one."""
+    whole = drives.shape[1] // LANES * LANES
+    tops[:] = np.float32(0.0)
+    for start in range(0, whole, LANES):
+        for j in range(LANES):
+            drive = drives[n, start + j]
+            tops[j] = max(tops[j], abs(drive) if signed else drive)
+    for j in range(whole, drives.shape[1]):
+        tops[0] = max(tops[0], abs(drives[n, j]) if signed else drives[n, j])
+    return tops.max()
 
 
 @_compiled
@@ -154,10 +189,10 @@ def _sample(drives, n, table, fields, penalty, signed, tol, rounds, count, insid
 
     Without a table the drives of all are not known after the first round, and the caller comes back with them.
     """
-    inhibition, near, changes, movers = scratch
+    inhibition, near, changes, movers, tops = scratch
     known = 0
     for turn in range(rounds):
-        top = _top(drives, n, signed)
+        top = _top(drives, n, signed, tops)
         excess = top / penalty - np.float32(1.0)
         if excess <= tol and (turn > 0 or _rests(drives, n, members, activity, count, penalty, tol)):
             return count, True
@@ -198,27 +233,49 @@ def _write(n, count, inside, members, activity, units, values):
     return kept
 
 
+@_compiled
+def _tabulate(fields, first, columns, table):
+    """Write how strongly a chunk of neurons is inhibited by every other: what their fields would drive."""
+    last = min(first + CHUNK, fields.shape[0])
+    seen, drives = np.zeros((CHUNK, columns.shape[0]), np.float32), np.empty((CHUNK, columns.shape[1]), np.float32)
+    _drive(fields, first, last, columns, seen, drives)
+    for n in range(last - first):
+        for j in range(columns.shape[1]):
+            table[first + n, j] = drives[n, j]
+
+
 @njit(cache=True, parallel=True, fastmath=True, error_model="numpy")
-def settle(drives, table, fields, penalty, signed, tol, rounds, chosen, units, values, counts, rests):
+def settle(
+    remaining, columns, table, fresh, fields, penalty, signed, tol, rounds, chosen, units, values, counts, rests
+):
     """Settle a block of samples.
 
     Args:
-        drives: Shape (some, units): what each neuron is driven by, given the activities; overwritten.
+        remaining: Shape (some, inputs): what the activities so far leave unexplained.
+        columns: Shape (inputs, units): the fields, with rows of zeros up to a whole number of `DEPTH`.
         table: Shape (units, units): how strongly neurons inhibit one another; or (0, 0), to find out from the fields.
+        fresh: Whether the table is yet to be written. It is not a function of its own: threads that have nothing to do
+            between two of them keep a core at full load meanwhile.
         fields: Shape (units, inputs).
         penalty: The threshold.
         signed: Whether activities may be negative.
         tol: At which changes, and excess over the threshold, as a share of it, a neuron rests.
         rounds: How many at most.
-        chosen: Shape (some,): which samples' drives these are.
+        chosen: Shape (some,): which samples these are.
         units: Shape (samples, competitors at most): who is active, in and out.
         values: Shape (samples, competitors at most): how strongly, in and out.
         counts: Shape (samples,): how many are, in and out.
         rests: Shape (samples,): whether they are at rest, out.
     """
+    if fresh:
+        for chunk in prange((table.shape[0] + CHUNK - 1) // CHUNK):
+            _tabulate(fields, chunk * CHUNK, columns, table)
     some, limit = chosen.size, units.shape[1]
     for chunk in prange((some + CHUNK - 1) // CHUNK):
-        inside = np.zeros(drives.shape[1], np.bool_)
+        first, last = chunk * CHUNK, min(some, (chunk + 1) * CHUNK)
+        drives, seen = np.empty((CHUNK, columns.shape[1]), np.float32), np.zeros((CHUNK, columns.shape[0]), np.float32)
+        _drive(remaining, first, last, columns, seen, drives)
+        inside = np.zeros(columns.shape[1], np.bool_)
         # Unsigned: a signed index might count from the end, and asking so at every access stops vectorisation.
         members, movers = np.zeros(limit, np.uint32), np.zeros(limit + 4, np.uint32)
         activity, near, changes = (
@@ -226,9 +283,9 @@ def settle(drives, table, fields, penalty, signed, tol, rounds, chosen, units, v
             np.zeros(limit, np.float32),
             np.zeros(limit + 4, np.float32),
         )
-        scratch = np.empty((limit, limit), np.float32), near, changes, movers
-        for n in range(chunk * CHUNK, min(some, (chunk + 1) * CHUNK)):
-            s = chosen[n]
+        scratch = np.empty((limit, limit), np.float32), near, changes, movers, np.empty(LANES, np.float32)
+        for n in range(last - first):
+            s = chosen[first + n]
             for i in range(counts[s]):
                 members[i], activity[i] = units[s, i], values[s, i]
                 inside[members[i]] = True

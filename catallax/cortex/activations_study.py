@@ -17,6 +17,7 @@ from ..study import Outcome, Section
 from .activations import read_activations
 from .autoencoder import Autoencoder, Training, first_training, load, train
 from .figures import draw_lines
+from .labels import class_section, preferred, read_labels
 from .measure import effective_units, redundancy, unexplained
 from .options import ACTIVE, STEPS, Options
 from .pursuit import refit
@@ -34,7 +35,7 @@ SLACK = 1e-4
 """How far the exported file, read anew, may be from what was measured."""
 
 WHAT = {
-    "competition": "the encoder proposes units, and these compete for what each explains; fields learn by Hebb's rule",
+    "competition": "units compete for what each explains, at a falling price; fields learn by Hebb's rule",
     "topk": "the k units of largest drive",
     "jumprelu": "units whose drive exceeds a threshold of their own",
     "relu": "units with a positive drive, and a price on all activity",
@@ -80,18 +81,23 @@ def execute(options: Options, run: "RunContext") -> Outcome:
     data = read_activations(path, tensor=options.tensor, units=options.units)
     units, active = sizes(options, data)
     rest = len(data) - max(1, len(data) // HELD_OUT)
-    held = np.asarray(data[rest : rest + MEASURED], np.float32)
+    seen = slice(rest, rest + MEASURED)
+    held = np.asarray(data[seen], np.float32)
+    labels = None if options.labels is None else read_labels(options.labels, len(data), seen)
     models = trained(options, run, data[:rest], units, active)
     coded = {kind: measured(model, held) for kind, model in models.items()}
     claims = [claim for kind, found in coded.items() for claim in certify_export(run.directory, kind, found, held)]
-    write_units(run, coded, rest)
+    write_units(run, coded, rest, labels)
     figures = pictures(run, coded)
+    report = sections(options, data.shape, len(held), units, active, coded, figures)
+    if labels is not None:
+        report.insert(2, class_section({kind: found.activity for kind, found in coded.items()}, labels))
     return Outcome(
         title=f"Sparse autoencoders of {path.name}: {units:,} units, {active} active",
         status="stopped" if run.stopped else "trained",
         certificates=claims,
         summary=summary(coded, time.monotonic() - began),
-        sections=sections(options, data.shape, len(held), units, active, coded, figures),
+        sections=report,
     )
 
 
@@ -191,13 +197,14 @@ def certify_export(directory: Path, kind: str, found: Coded, held: np.ndarray) -
     ]
 
 
-def write_units(run: "RunContext", coded: Mapping[str, Coded], first: int) -> None:
-    """Write units.csv: for each unit, how often and how strongly it is active, and on which sample most.
+def write_units(run: "RunContext", coded: Mapping[str, Coded], first: int, labels: np.ndarray | None) -> None:
+    """Write units.csv: for each unit, how often and how strongly it is active, and on which sample and class most.
 
     Args:
         run: Where to.
         coded: What each kind made of the samples held out.
         first: The number of the first of these in the file.
+        labels: Their classes, if they are known.
     """
     parts = []
     for kind, found in coded.items():
@@ -214,6 +221,7 @@ def write_units(run: "RunContext", coded: Mapping[str, Coded], first: int) -> No
                 "mean when active": (amounts.sum(axis=0) / np.maximum(count, 1)).tolist(),
                 "strongest sample": strongest,
             }
+            | ({} if labels is None else dict(zip(("class", "class share"), preferred(amounts, labels), strict=True)))
         )
     run.write_table("units", {name: [value for part in parts for value in part[name]] for name in parts[0]})
 

@@ -13,8 +13,8 @@ active per sample. The kinds differ in how a sample becomes activity:
   (Rajamanoharan et al. 2024, eqs. 9-12).
 * "matryoshka": activity above a price common to the batch; nested prefixes of the units explain alone
   (Bussmann et al. 2025).
-* "competition": the encoder only proposes; the units proposed then inhibit one another through what is left
-  unexplained (see `compete.py`), and learn by Hebb's rule from their own activity and the residual.
+* "competition": units inhibit one another through what is left unexplained (see `compete.py`), and learn by Hebb's
+  rule from their own activity and the residual. The encoder learns to foresee, in one pass, what they rest at.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from safetensors.numpy import save
 
 from ..adam import Moments, adam
 from ..errors import InputError
-from .compete import SWEEPS, candidates, compete, overlaps
+from .compete import TABLE, overlaps, rest, rest_on_cpu
 from .objectives import common_price, loss, top
 
 KINDS = ("competition", "topk", "jumprelu", "relu", "matryoshka")
@@ -44,6 +44,9 @@ KINDS = ("competition", "topk", "jumprelu", "relu", "matryoshka")
 
 DECAY = 0.2
 """Share of the steps, at the end, over which the learning rate falls linearly to nothing."""
+
+CALMING = 0.8
+"""The same for learning by Hebb's rule, which has no other remedy against what one batch has by chance."""
 
 FORMAT = "catallax-autoencoder-1"
 """How an autoencoder's file calls itself."""
@@ -101,7 +104,7 @@ class Autoencoder(eqx.Module):
     def activity(self, samples: Float[Array, "samples inputs"]) -> Float[Array, "samples units"]:
         """Activity of every unit for each sample, as JAX; `encode` does the same in batches."""
         if self.kind == "competition":
-            return settled(self, samples)
+            return rest(samples - self.b_dec[None], self.W_dec, self.price)
         drive = self.drive(samples)
         if self.kind == "topk":
             return top(drive, self.active)
@@ -115,10 +118,11 @@ class Autoencoder(eqx.Module):
             batch: Samples that are held at once.
         """
         codes = np.zeros((len(samples), self.b_enc.size), np.float32)
+        respond = _encoder(self)
         for first in range(0, len(samples), batch):
             some = np.asarray(samples[first : first + batch], np.float32)
             padded = np.pad(some, ((0, min(batch, len(samples)) - len(some)), (0, 0)))
-            codes[first : first + batch] = np.asarray(_activity(self, jnp.asarray(padded)))[: len(some)]
+            codes[first : first + batch] = np.asarray(respond(jnp.asarray(padded)))[: len(some)]
         return codes
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -171,16 +175,12 @@ def _activity(model: Autoencoder, samples: Array) -> Array:
     return model.activity(samples)
 
 
-def settled(
-    model: Autoencoder, samples: Float[Array, "samples inputs"], sweeps: int = SWEEPS
-) -> Float[Array, "samples units"]:
-    """Let the units that the encoder proposes compete for each sample; begin with what it says of them."""
-    proposal, proposed = jax.lax.top_k(model.drive(samples), candidates(model.b_enc.size, model.active))
-    hears = jnp.take_along_axis((samples - model.b_dec[None]) @ model.W_dec.T, proposed, axis=1)
-    start = jnp.where(proposal > model.price, proposal, 0.0)
-    activity = compete(hears, overlaps(model.W_dec, proposed), start, model.price, sweeps)
-    rows = jnp.arange(len(samples))[:, None]
-    return jnp.zeros((len(samples), model.b_enc.size)).at[rows, proposed].set(activity)
+def _encoder(model: Autoencoder) -> Callable[[Array], Any]:
+    """What a batch's activity is computed by: where units compete on a CPU, the compiled loop."""
+    if model.kind != "competition" or jax.default_backend() != "cpu":
+        return lambda samples: _activity(model, samples)
+    table = np.asarray(overlaps(model.W_dec)) if len(model.W_dec) <= TABLE else None
+    return lambda samples: rest_on_cpu(samples - model.b_dec[None], model.W_dec, model.price, table)
 
 
 def unexplained(model: Autoencoder, samples: Any, *, batch: int = 1024) -> tuple[float, float]:
@@ -261,7 +261,7 @@ def train(
     pace = rate or 2e-4 * math.sqrt(2**14 / units)
     state = first_training(data, units, kind=kind, active=active, seed=seed) if state is None else state
     for step in range(int(state.step), steps):
-        slowing = min(1.0, (steps - step) / (DECAY * steps))
+        slowing = min(1.0, (steps - step) / ((CALMING if kind == "competition" else DECAY) * steps))
         warming = 0.0 if kind == "competition" else max(0.0, 1 - step / (WARMING * steps))
         wanted = active * max(1.0, units / (4 * active)) ** warming
         some = jnp.asarray(draw(data, batch, seed, step))
@@ -324,12 +324,24 @@ def first_training(data: Any, units: int, *, kind: str, active: int, seed: int) 
     )
 
 
-@eqx.filter_jit
 def _step(state: Training, samples: Array, rate: Array, slowing: Array, wanted: Array) -> Training:
-    """One batch: learn, let the price follow the number active, revive who was silent for long."""
+    """One batch: let units compete for it, if they do, and learn."""
     samples = (samples - state.mean[None]) * state.scale
-    learn = _by_competition if state.model.kind == "competition" else _by_gradient
-    model, moments, power, activity, residual = learn(state, samples, rate, slowing)
+    activity = jnp.asarray(_encoder(state.model)(samples)) if state.model.kind == "competition" else None
+    return _learnt(state, samples, activity, rate, slowing, wanted)
+
+
+@eqx.filter_jit
+def _learnt(
+    state: Training, samples: Array, activity: Array | None, rate: Array, slowing: Array, wanted: Array
+) -> Training:
+    """One batch: learn, let the price follow the number active, revive who was silent for long."""
+    if activity is None:
+        # Too many active now weighs at once; the price itself, slow to be felt, would swing about what it is to reach.
+        urgent = jnp.clip(state.active / wanted, 0.25, 4.0) ** 2
+        model, moments, power, activity, residual = _by_gradient(state, samples, rate, state.price * urgent)
+    else:
+        model, moments, power, residual = _by_competition(state, samples, activity, rate, slowing)
     active = activity > 0
     count = jnp.mean(jnp.sum(active, 1).astype(jnp.float32))
     dearer = jnp.exp(0.02 * jnp.clip(jnp.log(jnp.maximum(count, 1e-3) / wanted), -1.0, 1.0))
@@ -362,19 +374,17 @@ def _normed(model: Autoencoder) -> Autoencoder:
     )
 
 
-def _by_gradient(state: Training, samples: Array, rate: Array, slowing: Array):
+def _by_gradient(state: Training, samples: Array, rate: Array, price: Array):
     """Down the slope of the loss, by Adam."""
-    del slowing
-    (_, (activity, residual)), slope = eqx.filter_value_and_grad(loss, has_aux=True)(state.model, samples, state.price)
+    (_, (activity, residual)), slope = eqx.filter_value_and_grad(loss, has_aux=True)(state.model, samples, price)
     change, moments = adam(slope, state.moments, state.step)
     model = jax.tree.map(lambda value, move: value - rate * move, state.model, change)
     return _normed(model), moments, state.power, activity, residual
 
 
-def _by_competition(state: Training, samples: Array, rate: Array, slowing: Array):
+def _by_competition(state: Training, samples: Array, activity: Array, rate: Array, slowing: Array):
     """Fields by Hebb's rule from own activity and residual; the encoder by the delta rule, to foresee the activity."""
     model, number = state.model, len(samples)
-    activity = settled(model, samples)
     residual = samples - activity @ model.W_dec - model.b_dec[None]
     power = _blend(state.power, jnp.mean(activity**2, 0))
     hebb = (activity.T @ residual) / (number * jnp.maximum(power, 1e-6))[:, None]
@@ -390,7 +400,7 @@ def _by_competition(state: Training, samples: Array, rate: Array, slowing: Array
         W_dec=model.W_dec + HEBB * slowing * hebb,
         b_dec=model.b_dec + HEBB * slowing * jnp.mean(residual, 0),
     )
-    return _normed(model), moments, power, activity, residual
+    return _normed(model), moments, power, residual
 
 
 def _revived(
@@ -411,11 +421,13 @@ def _revived(
             mask = wake if old.ndim == 2 else wake[:, 0]
             return old.at[who].set(jnp.where(mask, new, old[who]))
 
+        columns = tree.W_enc[:, who]
+
         return eqx.tree_at(
             lambda m: (m.W_enc, m.W_dec, m.b_enc, m.threshold),
             tree,
             (
-                put(tree.W_enc.T, encoder).T,
+                tree.W_enc.at[:, who].set(jnp.where(wake.T, encoder.T, columns)),
                 put(tree.W_dec, decoder),
                 put(tree.b_enc, bias),
                 put(tree.threshold, threshold),
@@ -432,17 +444,27 @@ def _revived(
 
 def finished(state: Training, samples: np.ndarray) -> Autoencoder:
     """The autoencoder of the samples as they are, its thresholds set so that `active` units pass on average."""
-    scaled = jnp.asarray((samples - np.asarray(state.mean)) * np.asarray(state.scale))
-    model = _calibrated(state.model, scaled)
-    model = _priced(model, scaled[: CALIBRATION // 4]) if model.kind == "competition" else model
+    model, scale = state.model, state.scale
     centre = state.mean @ model.W_enc
-    return dataclasses.replace(
+    model = dataclasses.replace(
         model,
-        b_enc=model.b_enc / state.scale - centre,
-        b_dec=model.b_dec / state.scale + state.mean,
-        threshold=model.threshold / state.scale,
-        price=model.price / state.scale,
+        b_enc=model.b_enc / scale - centre,
+        b_dec=model.b_dec / scale + state.mean,
+        threshold=model.threshold / scale,
+        price=model.price / scale,
     )
+    return level(model, samples)
+
+
+def level(model: Autoencoder, samples: Any) -> Autoencoder:
+    """`model` with thresholds, and the price, set anew so that `active` units are active on average on these samples.
+
+    Args:
+        model: A trained autoencoder.
+        samples: Shape (samples, inputs); where units compete, at most 2,048 of them, evenly spread, are looked at.
+    """
+    model = _calibrated(model, jnp.asarray(samples, jnp.float32))
+    return _priced(model, samples[:: -(-len(samples) // 2048)]) if model.kind == "competition" else model
 
 
 @eqx.filter_jit

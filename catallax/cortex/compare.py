@@ -318,17 +318,17 @@ def following(frames: np.ndarray, dictionary: np.ndarray, active: float, *, roun
     import jax.numpy as jnp
 
     from .fast import largest_eigenvalue
-    from .rules import Competition, first_state, follow, hard, read_activity
+    from .rules import Competition, first_state, follow_all, hard
 
     step = jnp.float32(min(1.0, 1 / largest_eigenvalue(dictionary)))
     # The first frame stays for longer, since neurons begin in silence.
-    shown = [frames[0]] * 10 + list(frames[1:])
+    shown = np.concatenate([np.repeat(frames[:1], 9, axis=0), frames])
 
     def rest(price: float) -> np.ndarray:
         penalty = jnp.full(frames.shape[1], price, jnp.float32)
         system = Competition(jnp.asarray(frames[0]), penalty, step, hard, signed=False)
-        states = list(follow(system, first_state(system, jnp.asarray(dictionary)), shown, rounds))
-        return np.concatenate([read_activity(system, state) for state in states[9:]])
+        seen = follow_all(system, first_state(system, jnp.asarray(dictionary)), jnp.asarray(shown), rounds)[9:]
+        return np.asarray(seen).reshape(-1, len(dictionary))
 
     flat = frames.reshape(-1, frames.shape[2])
     return at_price(rest, flat, dictionary, active).reshape(*frames.shape[:2], -1)

@@ -1,7 +1,8 @@
-"""The rest of competition, reached quickly on any device: a few steps by all units, the rest by the strongest.
+"""The rest of competition, reached quickly on any device: the strongest of each sample settle among themselves.
 
-All units take some accelerated gradient steps together; then the strongest of each sample settle their small problem
-to the end; then all units check the conditions of optimality. Samples that fail go round again with more steps.
+The units of strongest drive settle their small problem; then all units check the conditions of optimality. Samples
+that fail go round again, with those who should join; where that does not suffice, as when more units are active than
+may join, all units take accelerated gradient steps together first, more of them in each round.
 """
 
 import functools
@@ -23,9 +24,12 @@ KEPT = 64
 """Units of a sample that settle among themselves."""
 
 STEPS = 20
-"""Steps by all units in the first round; twice as many in each round that follows."""
+"""Steps by all units in the first round that has any; twice as many in each round that follows."""
 
-INNER = 200
+ALONE = 2
+"""Rounds without such steps."""
+
+INNER = 100
 """Most steps of the strongest units in a round."""
 
 POWER = 10
@@ -79,9 +83,9 @@ def settle_fast(problem: SparseCoding, *, tol: float, max_rounds: int, start: An
         activity = np.zeros((problem.samples, problem.units), dtype) if start is None else np.array(start, dtype)
         batch = min(BATCH, max(CACHED, 1 << (problem.samples - 1).bit_length()))
         block = CACHED if jax.default_backend() == "cpu" else batch
-        left, rounds, steps = np.arange(problem.samples), 0, STEPS
+        left, rounds = np.arange(problem.samples), 0
         while left.size and rounds < max_rounds:
-            failed = []
+            failed, steps = [], 0 if rounds < ALONE else STEPS << (rounds - ALONE)
             for first in range(0, left.size, batch):
                 rows = left[first : first + batch]
                 answer, missed = _round(
@@ -99,7 +103,7 @@ def settle_fast(problem: SparseCoding, *, tol: float, max_rounds: int, start: An
                 )
                 activity[rows] = np.asarray(answer)[: rows.size]
                 failed.append(rows[np.asarray(missed)[: rows.size] > tol])
-            left, rounds, steps = np.concatenate(failed), rounds + 1, 2 * steps
+            left, rounds = np.concatenate(failed), rounds + 1
     return activity, rounds
 
 

@@ -1,6 +1,6 @@
 """Asynchronous competition, compiled for the CPU: the rest of `Competition` with soft thresholds, neuron after neuron.
 
-XLA is the wrong tool where one neuron must see what the one before it did. Here one matrix product gives every neuron
+XLA is the wrong tool where one neuron must see what the one before it did. Here a block of samples gives every neuron
 its drive; then, sample by sample, only neurons above the threshold compete, among themselves; once they rest, what they
 do inhibits all others, and whoever is now above the threshold joins. When nobody is, the sample is at rest: the drives
 of the silent are below the threshold, those of the active at it, which is the lasso's optimality condition.
@@ -9,7 +9,7 @@ of the silent are below the threshold, those of the active at it, which is the l
 from typing import Any
 
 import numpy as np
-from scipy.sparse import csr_array, vstack
+from scipy.sparse import csr_array
 
 ENTRIES = 1 << 22
 """Drives held at once: 16 MB of them."""
@@ -63,51 +63,63 @@ def encode(
     if start.shape != (samples, units):
         raise ValueError(f"start has shape {start.shape}, not {(samples, units)}")
     tabled = units <= TABLE and units * units <= WORTH * samples
-    table = dictionary @ dictionary.T if tabled else np.zeros((0, 0), np.float32)
+    columns = np.zeros((-(-inputs // loops.DEPTH) * loops.DEPTH, units), np.float32)
+    columns[:inputs] = dictionary.T
+    table = np.empty((units, units) if tabled else (0, 0), np.float32)
     law = np.float32(penalty), bool(signed), np.float32(max(tol, FLOOR * largest / penalty))
     size = max(64, ENTRIES // units)
     most = -(-min(units, inputs + ROOM) // loops.LANES) * loops.LANES
-    memory = np.zeros((min(size, samples), most), np.int32), np.zeros((min(size, samples), most), np.float32)
-    blocks = [
-        _settled(loops, stimuli[at : at + size], dictionary, table, law, max_rounds, start[at : at + size], memory)
+    memory = np.empty((min(size, samples), most), np.int32), np.empty((min(size, samples), most), np.float32)
+    answers = [
+        _settled(loops, stimuli[at : at + size], columns, table, dictionary, law, max_rounds, start, at, memory)
         for at in range(0, samples, size)
     ]
-    return csr_array(vstack(blocks, format="csr"))
+    indices, data, counts = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+    return csr_array((data, indices, np.concatenate([[0], np.cumsum(counts)])), shape=(samples, units))
 
 
 def _settled(
     loops: Any,
     stimuli: np.ndarray,
-    dictionary: np.ndarray,
+    columns: np.ndarray,
     table: np.ndarray,
+    dictionary: np.ndarray,
     law: tuple[np.float32, bool, np.float32],
     rounds: int,
     start: csr_array,
+    at: int,
     memory: tuple[np.ndarray, np.ndarray],
-) -> csr_array:
-    """Return a block's activities; samples that are not at rest yet are seen again, with their true drives."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a block's active neurons, how active they are, and how many of them are each sample's.
+
+    Samples that are not at rest yet are seen again, with their true drives. The first block writes the table.
+    """
     samples, most = len(stimuli), memory[0].shape[1]
     units, values = memory[0][:samples], memory[1][:samples]
-    counts, rests = np.minimum(np.diff(start.indptr).astype(np.int64), most), np.zeros(samples, np.bool_)
-    slots = np.arange(most) < counts[:, None]
-    places = (start.indptr[:-1, None] + np.arange(most))[slots]
-    units[slots], values[slots] = start.indices[places], start.data[places]
-    pending = np.arange(samples)
+    bounds, pending, rests = start.indptr[at : at + samples + 1], np.arange(samples), np.zeros(samples, np.bool_)
+    counts = np.minimum(np.diff(bounds).astype(np.int64), most)
+    if start.nnz:
+        slots = np.arange(most) < counts[:, None]
+        places = (bounds[:-1, None] + np.arange(most))[slots]
+        units[slots], values[slots] = start.indices[places], start.data[places]
+    fresh = at == 0
     while rounds and len(pending):
-        active = _packed(loops, units, values, counts, pending, len(dictionary))
-        remaining = stimuli[pending] - active @ dictionary if active.nnz else stimuli[pending]
-        loops.settle(remaining @ dictionary.T, table, dictionary, *law, rounds, pending, units, values, counts, rests)
-        pending, rounds = pending[~rests[pending]], rounds - 1
-    return _packed(loops, units, values, counts, np.arange(samples), len(dictionary))
+        remaining = stimuli[pending]
+        if counts.any():
+            indices, data, those = _packed(loops, units, values, counts, pending)
+            ends = np.concatenate([[0], np.cumsum(those)])
+            remaining -= csr_array((data, indices, ends), shape=(len(pending), len(dictionary))) @ dictionary
+        loops.settle(remaining, columns, table, fresh, dictionary, *law, rounds, pending, units, values, counts, rests)
+        pending, rounds, fresh = pending[~rests[pending]], rounds - 1, False
+    return _packed(loops, units, values, counts, np.arange(samples))
 
 
 def _packed(
-    loops: Any, units: np.ndarray, values: np.ndarray, counts: np.ndarray, chosen: np.ndarray, width: int
-) -> csr_array:
-    bounds = np.concatenate([[0], np.cumsum(counts[chosen])])
-    indices, data = np.empty(bounds[-1], np.int32), np.empty(bounds[-1], np.float32)
+    loops: Any, units: np.ndarray, values: np.ndarray, counts: np.ndarray, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    indices, data = np.empty(counts[chosen].sum(), np.int32), np.empty(counts[chosen].sum(), np.float32)
     loops.pack(units, values, counts, chosen, indices, data)
-    return csr_array((data, indices, bounds), shape=(len(chosen), width))
+    return indices, data, counts[chosen]
 
 
 def _check(stimuli: np.ndarray, dictionary: np.ndarray, penalty: float) -> float:

@@ -127,6 +127,40 @@ def safe_step(fields: Float[Array, "units inputs"], strength: float | Float[Arra
     return 1 / (1 - strength + strength * largest)
 
 
+def unit_length(weight: Float[Array, "units inputs"]) -> Float[Array, "units inputs"]:
+    """Return the receptive fields: the rows of a weight at unit length."""
+    squares = jnp.sum(weight**2, axis=1, keepdims=True)
+    return weight * lax.rsqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))
+
+
+def answer(
+    weight: Float[Array, "units inputs"],
+    bias: Float[Array, " units"],
+    x: Float[Array, " inputs"],
+    *,
+    strength: float,
+    tol: float,
+    max_rounds: int,
+) -> Float[Array, " units"]:
+    """Return what a layer of units that compete answers to one input: the activity at rest.
+
+    Args:
+        weight, bias, strength, tol, max_rounds: As for `CompetitiveLayer`.
+        x: The input.
+
+    Raises:
+        ValueError: if the input is no vector of the layer's size.
+    """
+    if x.shape != weight.shape[1:]:
+        raise ValueError(f"the layer takes one input of {weight.shape[1]} numbers, not shape {x.shape}")
+    fields = unit_length(weight)
+    drive = fields @ x + bias
+    if strength == 0:
+        return jax.nn.relu(drive)
+    step = safe_step(fields, strength)
+    return settled_activity(fields, drive, step, strength=strength, tol=tol, max_rounds=max_rounds)
+
+
 class CompetitiveLayer(eqx.Module):
     """Units that settle by local competition before the layer answers: in place of `Linear` and ReLU.
 
@@ -179,8 +213,7 @@ class CompetitiveLayer(eqx.Module):
     @property
     def fields(self) -> Float[Array, "units inputs"]:
         """The receptive fields: the rows of the weight at unit length."""
-        squares = jnp.sum(self.weight**2, axis=1, keepdims=True)
-        return self.weight * lax.rsqrt(jnp.maximum(squares, jnp.finfo(squares.dtype).tiny))
+        return unit_length(self.weight)
 
     def __call__(self, x: Float[Array, " inputs"], *, key: Key[Array, ""] | None = None) -> Float[Array, " units"]:
         """Return the activity at rest for one input; `key` is ignored.
@@ -189,12 +222,5 @@ class CompetitiveLayer(eqx.Module):
             ValueError: if the input is no vector of the layer's size.
         """
         del key
-        if x.shape != self.weight.shape[1:]:
-            raise ValueError(f"the layer takes one input of {self.weight.shape[1]} numbers, not shape {x.shape}")
-        fields = self.fields
-        drive = fields @ x + self.bias
-        if self.strength == 0:
-            return jax.nn.relu(drive)
-        step = safe_step(fields, self.strength)
-        options = {"strength": self.strength, "tol": self.tol, "max_rounds": self.max_rounds}
-        return settled_activity(fields, drive, step, **options)
+        settings = {"strength": self.strength, "tol": self.tol, "max_rounds": self.max_rounds}
+        return answer(self.weight, self.bias, x, **settings)

@@ -114,7 +114,7 @@ def recall(
     """Return the states that the cues lead to, ±1.
 
     Args:
-        patterns, cues: As for `first_state`.
+        patterns, cues: As for `first_state`; a neuron whose bits are all 0 is dead, and nobody hears it.
         separation: f: `hebb`, `cubic` or `exponential`.
         rounds: How many; a neuron looks in every other one.
         key: Which neurons look when.
@@ -150,23 +150,26 @@ def recall_table(
         (1/n)|Σ ξ_i s_i| with the pattern asked for, among the n that are left), recalled (share of the cues with an
         overlap above 0.95) and expected (`expected_overlap`, for Hebb's rule; NaN for others and beyond capacity).
     """
-    rows = []
-    for load in loads:
+    rows, counts = [], [max(1, round(load * units)) for load in loads]
+    for load, count in zip(loads, counts, strict=True):
         draw = np.random.default_rng(seed)
-        patterns = draw.choice([-1.0, 1.0], (max(1, round(load * units)), units))
+        patterns = draw.choice([-1.0, 1.0], (count, units))
+        # Patterns that nobody has are of zeros, so that one program recalls at every load.
+        blank = np.zeros((max(counts) - count, units))
         shown = patterns[:cues]
         for flipped in noise:
             cue = np.where(draw.random(shown.shape) < flipped, -shown, shown)
             for gone in removed:
                 left = draw.permutation(units)[round(gone * units) :]
+                alive = np.isin(np.arange(units), left)
                 end = recall(
-                    jnp.asarray(patterns[:, left], float),
-                    jnp.asarray(cue[:, left], float),
+                    jnp.asarray(np.concatenate([patterns, blank]) * alive, float),
+                    jnp.asarray(cue * alive, float),
                     separation=separation,
                     rounds=rounds,
                     key=jax.random.key(seed),
                 )
-                overlap = np.mean(np.asarray(end) * shown[:, left], axis=1)
+                overlap = np.mean((np.asarray(end) * shown)[:, left], axis=1)
                 expected = expected_overlap(len(patterns) / len(left)) if separation is hebb else math.nan
                 rows.append((load, flipped, gone, overlap.mean(), np.mean(overlap > 0.95), expected))
     names = ("load", "noise", "removed", "overlap", "recalled", "expected")

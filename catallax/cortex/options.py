@@ -24,7 +24,8 @@ ACTIVE, STEPS = 32, 2000
 """What autoencoders are trained with if nothing else is asked for."""
 
 FOR_IMAGES = ("penalty", "size", "patches", "epochs", "seeds", "law", "max_rounds")
-FOR_ARRAYS = ("active", "steps", "kinds", "tensor")
+FOR_ARRAYS = ("active", "steps", "kinds", "tensor", "labels")
+FOR_SHOWS = {"memory": ("units",), "volume": ()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +85,16 @@ class Options:
     law: Literal["fast", "kernel", "competition"] | None = dataclasses.field(
         default=None, metadata={"help": "For images: how neurons come to rest; fast if left out."}
     )
+    labels: Path | None = dataclasses.field(
+        default=None,
+        metadata={"help": "For activations: a text file with the class of each sample, one per line."},
+    )
+    show: Literal["memory", "volume"] | None = dataclasses.field(
+        default=None,
+        metadata={
+            "help": "Instead of learning: patterns that neurons remember, or a modulator that spreads among them."
+        },
+    )
     tol: float = dataclasses.field(
         default=1e-5, metadata={"help": "What the certificates have to reach: parts of the objective, and of λ."}
     )
@@ -92,7 +103,7 @@ class Options:
     )
 
     def __post_init__(self):
-        _require_data(self)
+        _require_data(self) if self.show is None else _require_show(self, self.show)
         _require_numbers(self)
 
     @property
@@ -113,6 +124,14 @@ def _require_data(options: Options) -> None:
             raise InputError(f"--{name.replace('_', '-')} is not for {what}{instead}")
     if arrays and not options.signed:
         raise InputError("--no-signed is not for activations, whose autoencoders are never signed; leave it out")
+
+
+def _require_show(options: Options, show: str) -> None:
+    """Check that nothing is asked of a show that only learning knows."""
+    for field in dataclasses.fields(options):
+        if field.name not in ("show", *FOR_SHOWS[show]) and getattr(options, field.name) != field.default:
+            name = {"data": "a file", "signed": "--no-signed"}.get(field.name, f"--{field.name.replace('_', '-')}")
+            raise InputError(f"{name} is not for --show {show}; leave it out")
 
 
 def _require_numbers(options: Options) -> None:
@@ -141,7 +160,7 @@ class CortexStudy:
     Options = Options
 
     def execute(self, options: Options, run: "RunContext") -> "Outcome":
-        """Learn receptive fields, encode what was held out, compare, write tables and pictures."""
+        """Learn from images or activations, or show what neurons do together; write tables and pictures."""
         from .study import execute
 
         return execute(options, run)

@@ -18,10 +18,11 @@ from collections.abc import Callable, Iterable, Iterator
 
 import equinox as eqx
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from ..core.message import Best, Outer, Sum
-from ..core.run import run
+from ..core.run import canonical, run
 from ..core.system import AbstractSystem, State
 
 
@@ -186,12 +187,30 @@ def follow(
         The state at the end of each frame (`read_activity`).
     """
     for frame in frames:
-        frame = jnp.asarray(frame, system.stimuli.dtype)
-        change = frame - system.stimuli
-        system = eqx.tree_at(lambda one: one.stimuli, system, frame)
-        state = eqx.tree_at(lambda one: one.signal.residual, state, state.signal.residual + change)
-        state = run(system, state, rounds).state
+        system, state = _shown(system, state, jnp.asarray(frame, system.stimuli.dtype), rounds)
         yield state
+
+
+@eqx.filter_jit
+def follow_all(
+    system: Competition, state: State, frames: Float[Array, "frames batch inputs"], rounds: int
+) -> Float[Array, "frames batch units"]:
+    """Return the activity at the end of each frame, as `follow` shows them; all frames are one compiled program."""
+
+    def show(carry: tuple[Competition, State], frame: Float[Array, "batch inputs"]):
+        carry = _shown(*carry, frame, rounds)
+        return carry, read_activity(*carry)
+
+    return lax.scan(show, (system, canonical(state)), frames)[1]
+
+
+def _shown(
+    system: Competition, state: State, frame: Float[Array, "batch inputs"], rounds: int
+) -> tuple[Competition, State]:
+    """Return the competition for a frame, and its state after some rounds."""
+    residual = state.signal.residual + (frame - system.stimuli)
+    system = eqx.tree_at(lambda one: one.stimuli, system, frame)
+    return system, run(system, eqx.tree_at(lambda one: one.signal.residual, state, residual), rounds).state
 
 
 class Within(eqx.Module):

@@ -96,7 +96,7 @@ def encode(
     else:
         from .fast import settle_fast
 
-        activity, rounds = settle_fast(problem, tol=reach, max_rounds=max_rounds or 8, start=start)
+        activity, rounds = settle_fast(problem, tol=reach, max_rounds=max_rounds or 10, start=start)
     return _certified(problem, activity, rounds, law, certify(problem, activity, tol=tol))
 
 

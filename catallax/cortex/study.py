@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..runs.files import write_whole
 from ..runs.store import RunContext
 from ..study import Outcome
-from . import activations_study
+from . import activations_study, memory_study, volume_study
 from .certify import scores
 from .compare import MEASURES, compare
 from .figures import draw_dictionary, draw_intervals, draw_lines, draw_pictures, draw_rasters
@@ -75,13 +75,15 @@ class Stimuli:
 
 
 def execute(options: Options, run: RunContext) -> Outcome:
-    """Learn from images, or train autoencoders on a file of activations; write tables and pictures.
+    """Learn from images, train autoencoders on a file of activations, or show memory or volume transmission.
 
     Raises:
         InputError: for input that is refused; nothing has been written then.
     """
     if run.devices > 1:
         raise InputError(f"the study of cortex runs on one device; leave out --devices {run.devices}")
+    if options.show is not None:
+        return {"memory": memory_study, "volume": volume_study}[options.show].execute(options, run)
     if options.array is not None:
         return activations_study.execute(options, run)
     began = time.monotonic()

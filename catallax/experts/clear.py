@@ -11,6 +11,7 @@ Neither function has a derivative: prices and choices are constants to a gradien
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+from .dispatch import WORD, named, ranks
 
 TRIALS = 7
 """How many prices are tried in one pass over the affinities: eight parts of a bracket, three bits."""
@@ -48,18 +51,17 @@ def total(x: Any, axis_name: str | None) -> Any:
 def _highest(worth: Float[Array, "experts ..."], count: int) -> list[Float[Array, "..."]]:
     """Return each token's highest worths, equal ones one by one, by inserting one expert's after another's.
 
-    All tokens move through the same few comparisons at once: for few active experts several times faster than the sort
-    of `lax.top_k`.
+    Written out expert by expert, so that XLA makes one loop over the tokens of it, without a sort and with nothing in
+    between in memory: for few active experts several times faster than `lax.top_k`.
     """
-
-    def insert(best, x):
+    best = [jnp.full_like(worth[0], -jnp.inf)] * count
+    for x in worth:
         kept = []
         for value in best:
             kept.append(jnp.maximum(value, x))
             x = jnp.minimum(value, x)
-        return kept, None
-
-    return lax.scan(insert, [jnp.full_like(worth[0], -jnp.inf)] * count, worth)[0]
+        best = kept
+    return best
 
 
 def _middle(best: list[Float[Array, "..."]]) -> Float[Array, "..."]:
@@ -76,26 +78,30 @@ def reserves(surplus: Float[Array, "experts ..."], active: int) -> Float[Array, 
     return _middle(_highest(surplus, active + 1))
 
 
-def _preferred(surplus: Float[Array, "experts tokens"], active: int) -> tuple[Array, Array, Array]:
-    """Return each token's best experts, their surpluses, both of shape (tokens, active), and its reserve.
+def _once(law: Callable[[Array], Any], x: Array) -> Any:
+    """Return law(x), worked out once for all who use it, and not by XLA for each of them again.
 
-    Of equal surpluses the expert with the lower number comes first, as with `lax.top_k`.
+    That is so of what a loop brings. This one takes one turn, which XLA does not know beforehand: it does not see that
+    no number is both infinite and none.
     """
-    numbers = jnp.arange(len(surplus), dtype=jnp.int32)
+    first = x.ravel()[0]
+    empty = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(law, x))
+    start = jnp.isnan(first) & jnp.isinf(first), empty
+    return lax.while_loop(lambda carry: ~carry[0], lambda carry: (~carry[0], law(x)), start)[1]
 
-    def insert(best, candidate):
-        x, expert = candidate[0], jnp.full(surplus.shape[1], candidate[1])
-        kept = []
-        for value, other in best:
-            better = x > value
-            kept.append((jnp.where(better, x, value), jnp.where(better, expert, other)))
-            x, expert = jnp.where(better, value, x), jnp.where(better, other, expert)
-        return kept, None
 
-    nobody = jnp.full_like(surplus[0], -jnp.inf), jnp.zeros(surplus.shape[1], jnp.int32)
-    best = lax.scan(insert, [nobody] * (active + 1), (surplus, numbers))[0]
-    values, experts = zip(*best, strict=True)
-    return jnp.stack(experts[:-1], axis=1), jnp.stack(values[:-1], axis=1), _middle(list(values))
+def _across(x: Float[Array, "tokens experts"]) -> Float[Array, "experts tokens"]:
+    """Return the table with each expert's tokens next to one another in memory.
+
+    It goes through a flat array, of which XLA cannot keep the old order and call it turned.
+    """
+    return _once(lambda x: x.T.ravel(), x).reshape(x.shape[::-1])
+
+
+def _opened(surplus: Float[Array, "tokens experts"], active: int) -> tuple[Array, Array]:
+    """Return surpluses by expert, (experts, tokens), and tokens' reserves."""
+    across = _across(surplus)
+    return across, _once(lambda across: reserves(across, active), across)
 
 
 def trial_prices(low: Float[Array, " experts"], high: Float[Array, " experts"]) -> Float[Array, "trials experts"]:
@@ -139,13 +145,13 @@ def _takers(
 ) -> Int[Array, "trials experts"]:
     """Count who would take each expert at each trial price.
 
-    One reduction of seven truth values along the tokens: the only form that XLA makes a single vectorised loop of on
+    One reduction of all truth values along the tokens: the only form that XLA makes a single vectorised loop of on
     CPUs, sixty times faster than the same counts as a broadcast comparison.
     """
     worth = across - reserve[None]
     counts = lax.reduce(
-        tuple((worth > trial[part][:, None]).astype(jnp.int32) for part in range(TRIALS)),
-        (jnp.int32(0),) * TRIALS,
+        tuple((worth > prices[:, None]).astype(jnp.int32) for prices in trial),
+        (jnp.int32(0),) * len(trial),
         lambda one, other: tuple(a + b for a, b in zip(one, other, strict=True)),
         (1,),
     )
@@ -172,8 +178,8 @@ def _quantile(
 
 def extremes(worth: Float[Array, "experts ..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
     """Return each token's least and greatest worth, experts out of reach left out."""
-    least = jnp.min(jnp.where(worth > -jnp.inf, worth, jnp.inf), axis=0)
-    return least, jnp.max(worth, axis=0)
+    reached = [jnp.where(x > -jnp.inf, x, jnp.inf) for x in worth]
+    return functools.reduce(jnp.minimum, reached), functools.reduce(jnp.maximum, list(worth))
 
 
 @functools.partial(jax.jit, static_argnames=("active", "sweeps", "steps", "tol", "axis_name"))
@@ -207,7 +213,7 @@ def clear(
         devices the prices are the same bit for bit.
     """
     affinity, price = lax.stop_gradient((affinity, price))
-    across = affinity.T
+    across = _across(affinity)
     tokens, experts = affinity.shape
     slack = spare(active, total(tokens, axis_name), capacity, experts)
     worst, best = extremes(across)
@@ -216,7 +222,7 @@ def clear(
         price, reserve, swept = carry
         if tol is None:
             return swept < sweeps
-        asked = jnp.sum(across - reserve[None] > price[:, None], axis=1, dtype=jnp.int32)
+        asked = _takers(across, reserve, jnp.stack([price, price]))[0]
         most = jnp.ceil(jnp.asarray(capacity, jnp.float32) * (1 + tol)).astype(jnp.int32)
         return (swept < sweeps) & (jnp.max(total(asked, axis_name)) > most)
 
@@ -231,7 +237,7 @@ def clear(
         price = price - jnp.min(price)
         return price, reserves(across - price[:, None], active), swept + 1
 
-    start = price, reserves(across - price[:, None], active), jnp.int32(0)
+    start = price, _once(lambda across: reserves(across - price[:, None], active), across), jnp.int32(0)
     return lax.while_loop(going, sweep, start)[:2]
 
 
@@ -258,23 +264,47 @@ def assign(
         repair: See above.
     """
     affinity, price = lax.stop_gradient((affinity, price))
-    experts = len(price)
-    across, surplus = affinity.T, affinity - price[None]
-    chosen, best, reserve = _preferred(across - price[:, None], active)
-    wanted = best > -jnp.inf
-    load = jnp.zeros(experts, jnp.int32).at[jnp.where(wanted, chosen, experts)].add(1, mode="drop")
+    surplus = affinity - price[None]
     if not repair:
-        numbers = jnp.arange(experts, dtype=jnp.int32)[None, None]
-        asked = jnp.any((chosen[:, :, None] == numbers) & wanted[:, :, None], axis=1)
-        place = jnp.take_along_axis(jnp.cumsum(asked, axis=0, dtype=jnp.int32), chosen, axis=1)
-        return Assignment(chosen, wanted & (place <= capacity), load)
-    # The chosen are those worth more than the price; an expert asked by too many raises it, the others keep it.
-    opened = jnp.where(jnp.isfinite(price), price, 0)
-    high = jnp.maximum(opened, jnp.max(across - reserve[None], axis=1))
-    dearer = _quantile(across, reserve, (opened, high), (capacity, 0, opened[0]), REPAIR_STEPS, None)
-    worth = jnp.take_along_axis(affinity, chosen, axis=1) - reserve[:, None]
-    kept = wanted & ((load <= capacity)[chosen] | (worth > dearer[chosen]))
-    return Assignment(*_swap(surplus, *_auction(surplus, chosen, kept, capacity), capacity), load)
+        best, chosen = lax.top_k(surplus, active)
+        wanted = best > -jnp.inf
+        rank, load = ranks(named(chosen, wanted, len(price)))
+        return Assignment(chosen, wanted & (jnp.take_along_axis(rank, chosen, axis=1) < capacity), load)
+    across, reserve = _opened(surplus, active)
+    # The experts wanted are those worth more than the reserve. One asked by too many asks for more, the others do not.
+    worth, none = across - reserve[None], jnp.zeros_like(price)
+    load, reach = _takers(across, reserve, jnp.stack([none, none - jnp.inf]))
+    rise = _quantile(
+        across, reserve, (none, jnp.maximum(jnp.max(worth, axis=1), 0)), (capacity, 0, none[0]), REPAIR_STEPS, None
+    )
+    held = worth > jnp.where(load <= capacity, 0, rise)[:, None]
+    places = jnp.where(reach > 0, capacity, 0)
+    return Assignment(*_swap(surplus, *_auction(surplus, *_listed(held, active), places), places), load)
+
+
+def _listed(held: Bool[Array, "experts tokens"], active: int) -> tuple[Array, Array]:
+    """Return the numbers of each token's experts, least first, and which of the `active` numbers there are.
+
+    The experts that hold a token are the bits of one or more words; each step takes the lowest bit away.
+    """
+    bits, tokens = list(held.astype(jnp.uint32)), held.shape[1]
+    words = [
+        functools.reduce(jnp.bitwise_or, [bit << place for place, bit in enumerate(bits[first : first + WORD])])
+        for first in range(0, len(bits), WORD)
+    ]
+
+    def lowest(words, _):
+        left, number, found = [], jnp.zeros(tokens, jnp.int32), jnp.zeros(tokens, bool)
+        for index, word in enumerate(words):
+            here = ~found & (word > 0)
+            place = lax.population_count((word & -word) - 1).astype(jnp.int32)
+            number = jnp.where(here, WORD * index + place, number)
+            left.append(jnp.where(here, word & (word - 1), word))
+            found = found | here
+        return left, (number, found)
+
+    number, found = lax.scan(lowest, words, None, length=active)[1]
+    return number.T, found.T
 
 
 class _Auction(eqx.Module):
@@ -286,18 +316,16 @@ class _Auction(eqx.Module):
     stuck: Bool[Array, " tokens"]
 
 
-def _room(surplus: Array, chosen: Array, kept: Array, capacity: int | Array) -> Array:
-    experts = surplus.shape[1]
-    load = jnp.zeros(experts, jnp.int32).at[jnp.where(kept, chosen, experts)].add(1, mode="drop")
-    return jnp.where(jnp.any(surplus > -jnp.inf, axis=0), capacity - load, 0)
+def _room(chosen: Array, kept: Array, places: Array) -> Array:
+    return places.at[jnp.where(kept, chosen, len(places))].add(-1, mode="drop")
 
 
-def _auction(surplus: Array, chosen: Array, kept: Array, capacity: int | Array) -> tuple[Array, Array]:
+def _auction(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple[Array, Array]:
     """Let tokens that miss a place bid for experts with room, a buffer full of tokens at a time."""
     tokens, experts = surplus.shape
     size = min(tokens, max(256, tokens // 16))
     numbers = jnp.arange(experts, dtype=jnp.int32)
-    start = _Auction(chosen, kept, _room(surplus, chosen, kept, capacity), jnp.zeros(tokens, bool))
+    start = _Auction(chosen, kept, _room(chosen, kept, places), jnp.zeros(tokens, bool))
 
     def waiting(state: _Auction) -> Array:
         return ~jnp.all(state.kept, axis=1) & ~state.stuck
@@ -333,7 +361,7 @@ def _auction(surplus: Array, chosen: Array, kept: Array, capacity: int | Array) 
     return end.chosen, end.kept
 
 
-def _swap(surplus: Array, chosen: Array, kept: Array, capacity: int | Array) -> tuple[Array, Array]:
+def _swap(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple[Array, Array]:
     """Place tokens that already have every expert with room: another token moves there and leaves its place.
 
     With places for all, such a token always exists: of the tokens that are not at the free expert all have `active`
@@ -341,7 +369,7 @@ def _swap(surplus: Array, chosen: Array, kept: Array, capacity: int | Array) -> 
     """
     tokens, experts = surplus.shape
     numbers = jnp.arange(experts, dtype=jnp.int32)
-    room = _room(surplus, chosen, kept, capacity)
+    room = _room(chosen, kept, places)
 
     def going(state: Any) -> Array:
         _, kept, room, given_up = state

@@ -10,26 +10,31 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import PyTree
 from scipy.stats import t as student
 
 from ..core.result import Status
 from ..errors import InputError
 from .evaluate import Evaluation, calibrate, evaluate
 from .measure import dead, evenness, information, max_violation, table_of
-from .model import DENSE, Shape
+from .model import DENSE, LanguageModel, Shape
 from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
 LOSS, BYTE_BITS, DOMAIN_BITS = "validation loss, nats/byte", "bits about the byte", "bits about the domain"
+LOSS_FROZEN, FROZEN_VIOLATION = "loss, price frozen", "MaxVio validation, price frozen"
 TRAIN_VIOLATION, HELD_VIOLATION, PACE = "MaxVio training", "MaxVio validation", "ms a step"
 
 MEASURES = {
     LOSS: -1,
+    LOSS_FROZEN: -1,
     "loss at 1.25": -1,
     TRAIN_VIOLATION: -1,
     HELD_VIOLATION: -1,
+    FROZEN_VIOLATION: -1,
     "dropped in training": -1,
     "dropped at 1.0": -1,
+    "dropped, price frozen": -1,
     "dropped at 1.25": -1,
     "dead experts": -1,
     "evenness": 1,
@@ -37,12 +42,14 @@ MEASURES = {
     DOMAIN_BITS: 1,
     PACE: -1,
 }
-"""What is measured, and which way is better: up 1, down -1. In validation the price is frozen, and tokens for whom
-there is no place are dropped; capacity is 1.0 where no other is named. MaxVio is of demand: in training the largest of
-all steps from the first on, in validation that of all tokens together, both of the worst block. Dropped in training is
-the largest share of all steps, at the model's own capacity, after the router's repair if it has one. Dead experts are
-those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`, bits are mutual information with
-the expert that serves (`measure.information`), both means over blocks."""
+"""What is measured, and which way is better: up 1, down -1. In validation the price starts from the frozen one in every
+batch and moves along it, with every router whose tokens choose (`moving` of `Router`): no token hears of a later one.
+Places are scarce and go in order of arrival, and tokens for whom there is none are dropped; capacity is 1.0 where no
+other is named. Where it says "frozen", and at 1.25, the price stays what it was. MaxVio is of demand: in training the
+largest of all steps from the first on, in validation that of all tokens together, both of the worst block. Dropped in
+training is the largest share of all steps, at the model's own capacity, after the router's repair if it has one. Dead
+experts are those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`, bits are mutual
+information with the expert that serves (`measure.information`), both means over blocks."""
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
@@ -234,11 +241,8 @@ def measured(
     model = trained.model
     seen, held = split(corpus)
     states = calibrate(model, trained.states, seen, seed=seed, batch=settings.batch)
-    tight, loose = (
-        evaluate(model, states, held, batch=settings.batch, capacity_factor=factor, most=windows)
-        for factor in (1.0, 1.25)
-    )
-    scores = held_scores(tight, loose) | {PACE: pace}
+    scores, tight = held_scores(model, states, held, batch=settings.batch, most=windows)
+    scores[PACE] = pace
     if len(tight.load):
         logs = trained.record.logs
         scores[TRAIN_VIOLATION] = float(np.max(logs.max_violation))
@@ -246,25 +250,43 @@ def measured(
     return scores, tight.loss, states
 
 
-def held_scores(tight: Evaluation, loose: Evaluation) -> dict[str, float]:
-    """Return all that `MEASURES` names; NaN for what is measured in training, and where there are no experts.
+def held_scores(
+    model: LanguageModel, states: PyTree, held: Corpus, *, batch: int, most: int | None = None
+) -> tuple[dict[str, float], Evaluation]:
+    """Measure a model on text that it has not seen.
 
     Args:
-        tight: At capacity 1.0.
-        loose: At capacity 1.25.
+        model: The model.
+        states: The routers', calibrated.
+        held: The text.
+        batch: Windows at once.
+        most: At most so many windows of each domain.
+
+    Returns:
+        All that `MEASURES` names, NaN for what is measured in training and where there are no experts; and what was
+        seen at capacity 1.0, the price moving.
     """
-    scores = dict.fromkeys(MEASURES, float("nan")) | {LOSS: tight.mean_loss, "loss at 1.25": loose.mean_loss}
+    ways = {"tight": (1.0, True), "frozen": (1.0, False), "loose": (1.25, False)}
+    found = {
+        name: evaluate(model, states, held, batch=batch, capacity_factor=factor, moving=moving, most=most)
+        for name, (factor, moving) in ways.items()
+    }
+    tight, frozen, loose = found.values()
+    losses = {LOSS: tight, LOSS_FROZEN: frozen, "loss at 1.25": loose}
+    scores = dict.fromkeys(MEASURES, float("nan")) | {name: one.mean_loss for name, one in losses.items()}
     if len(tight.load):
         scores |= {
             HELD_VIOLATION: float(np.max(max_violation(tight.load))),
+            FROZEN_VIOLATION: float(np.max(max_violation(frozen.load))),
             "dropped at 1.0": float(np.mean(tight.dropped)),
+            "dropped, price frozen": float(np.mean(frozen.dropped)),
             "dropped at 1.25": float(np.mean(loose.dropped)),
             "dead experts": float(np.sum(dead(tight.load))),
             "evenness": float(np.mean(evenness(tight.load))),
             BYTE_BITS: _bits(tight, byte_class(tight.tokens), len(CLASSES)),
             DOMAIN_BITS: _bits(tight, tight.domain, len(tight.domains)),
         }
-    return scores
+    return scores, tight
 
 
 def served(found: Evaluation, labels: np.ndarray, kinds: int) -> np.ndarray:

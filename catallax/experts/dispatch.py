@@ -6,7 +6,35 @@ arrival, so that who is served never depends on a later token.
 """
 
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
+
+WORD = 32
+"""Tokens whose demand for an expert is held in one unsigned integer."""
+
+
+def named(
+    chosen: Int[Array, "tokens active"], wanted: Bool[Array, "tokens active"], experts: int
+) -> Bool[Array, "tokens experts"]:
+    """Say which experts each token names among those it wants."""
+    each = jnp.arange(experts, dtype=jnp.int32)
+    return jnp.any((chosen[:, :, None] == each[None, None]) & wanted[:, :, None], axis=1)
+
+
+def ranks(demand: Bool[Array, "tokens experts"]) -> tuple[Int[Array, "tokens experts"], Int[Array, " experts"]]:
+    """Return how many earlier tokens want each expert, and how many want it in all.
+
+    Summed over words of bits, so that only one sum in 32 is carried on: on CPUs many times faster than `jnp.cumsum`.
+    """
+    tokens, experts = demand.shape
+    place = jnp.arange(WORD, dtype=jnp.uint32)[None, :, None]
+    bits = jnp.pad(demand, ((0, -tokens % WORD), (0, 0))).reshape(-1, WORD, experts).astype(jnp.uint32)
+    words = jnp.sum(bits << place, axis=1, dtype=jnp.uint32)
+    count = lax.population_count(words).astype(jnp.int32)
+    upto = jnp.cumsum(count, axis=0, dtype=jnp.int32)
+    earlier = (jnp.uint32(1) << place) - 1
+    within = lax.population_count(words[:, None] & earlier).astype(jnp.int32)
+    return ((upto - count)[:, None] + within).reshape(-1, experts)[:tokens], upto[-1]
 
 
 def arrive(demand: Bool[Array, "tokens experts"], capacity: int) -> tuple[Int[Array, "experts capacity"], Array]:
@@ -21,7 +49,7 @@ def arrive(demand: Bool[Array, "tokens experts"], capacity: int) -> tuple[Int[Ar
         served: Which of the demanded pairs have a place: truth values (tokens, experts).
     """
     tokens, experts = demand.shape
-    rank = jnp.cumsum(demand, axis=0, dtype=jnp.int32) - 1
+    rank, _ = ranks(demand)
     served = demand & (rank < capacity)
     slot = jnp.where(served, jnp.arange(experts, dtype=jnp.int32)[None] * capacity + rank, experts * capacity)
     token = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32)[:, None], slot.shape)
@@ -44,14 +72,12 @@ def seat(
         kept: Which choices have a place.
         load: How many tokens name each expert.
     """
-    each = jnp.arange(experts, dtype=jnp.int32)
-    demand = jnp.any((chosen[:, :, None] == each[None, None]) & wanted[:, :, None], axis=1)
-    count = jnp.cumsum(demand, axis=0, dtype=jnp.int32)
-    rank = jnp.take_along_axis(count, chosen, axis=1) - 1
+    rank, load = ranks(named(chosen, wanted, experts))
+    rank = jnp.take_along_axis(rank, chosen, axis=1)
     kept = wanted & (rank < capacity)
     slot = jnp.where(kept, chosen * capacity + rank, experts * capacity)
     token = jnp.broadcast_to(jnp.arange(len(chosen), dtype=jnp.int32)[:, None], slot.shape)
-    return _fill(slot, token, experts, capacity), kept, count[-1]
+    return _fill(slot, token, experts, capacity), kept, load
 
 
 def _fill(slot: Array, token: Array, experts: int, capacity: int) -> Array:

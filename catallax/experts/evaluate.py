@@ -94,14 +94,14 @@ def evaluate(
     *,
     batch: int = 16,
     capacity_factor: float = 1.0,
-    repair: bool = False,
+    moving: bool = False,
     price_offset: Float[Array, "blocks experts"] | None = None,
     most: int | None = None,
 ) -> Evaluation:
-    """Measure a model on text that it has not seen, at the frozen price alone.
+    """Measure a model on text that it has not seen, at the frozen price, or from it on.
 
     Equally many windows of each domain, evenly spaced, in batches where the domains take turns. Places are those of a
-    batch, given in order of arrival.
+    batch, given in order of arrival; those who find none are dropped.
 
     Args:
         model: The model.
@@ -109,7 +109,7 @@ def evaluate(
         corpus: Texts that it has not learnt from.
         batch: Windows at once; the last few windows that fill no batch are left out, where there is another.
         capacity_factor: Places at all experts per place that tokens ask for.
-        repair: Let tokens without a place take one elsewhere, which looks at the whole batch and is not causal.
+        moving: Let the frozen price follow what each batch asks for, from position to position; see `Router`.
         price_offset: Added to the prices; infinity removes an expert.
         most: At most so many windows of each domain.
 
@@ -122,7 +122,7 @@ def evaluate(
     batch = min(batch, len(cut))
     count = len(cut) // batch * batch
     cut, domain = cut[:count], domain[:count]
-    options = capacity_factor, repair
+    options = capacity_factor, moving
     batches = jnp.asarray(cut.reshape(-1, batch, context + 1))
     parts = [per_token(model, states, part, price_offset, *options) for part in batches]
     losses, seen = jax.tree.map(lambda *each: np.stack([np.asarray(one) for one in each]), *parts)
@@ -149,7 +149,7 @@ def per_token(
     cut: Int[Array, "batch time+1"],
     price_offset: Float[Array, "blocks experts"] | None = None,
     capacity_factor: float = 1.0,
-    repair: bool = False,
+    moving: bool = False,
 ) -> tuple[Float[Array, "batch time"], PyTree]:
     """Measure a batch of windows; the arguments are those of `evaluate`.
 
@@ -164,7 +164,7 @@ def per_token(
         if shape.router == DENSE:
             none = jnp.zeros((len(x), shape.active), jnp.int32)
             return block.layer(x), state, (jnp.zeros(shape.experts, jnp.int32), jnp.float32(0), none, none > 0)
-        routing = {"train": False, "capacity_factor": capacity_factor, "repair": repair, **sequences(tokens)}
+        routing = {"train": False, "capacity_factor": capacity_factor, "moving": moving, **sequences(tokens)}
         added, state, routed = block.layer.serve(x, state, price_offset=offset, **routing)
         return added, state, (routed.logs.load, routed.logs.dropped, routed.chosen, routed.kept)
 

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..certificate import Certificate
 from .certify import certify
 from .compare import TRAIN_VIOLATION, held_scores, served
-from .evaluate import evaluate
 from .model import LanguageModel, sequences
 from .problem import Routing
 from .text import CLASSES, Corpus, byte_class, windows
@@ -59,8 +58,7 @@ def judge(
         rows: What was recorded of its training, in order.
         batch: Windows at once.
     """
-    tight, loose = (evaluate(model, states, held, batch=batch, capacity_factor=factor) for factor in (1.0, 1.25))
-    scores, curve = held_scores(tight, loose), curve_of(rows)
+    (scores, tight), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
     kinds: dict[str, tuple[Sequence[str], np.ndarray]] = {}
     if len(tight.load):
         scores[TRAIN_VIOLATION] = float(curve["max_violation"].max())

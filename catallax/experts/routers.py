@@ -17,6 +17,9 @@ from .clear import assign, total
 from .dispatch import arrive, seat
 from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, hashed, parted
 
+MOVING = 0.2
+"""How far a price that moves along a batch goes, in units of affinity, when a position asks for twice its mean load."""
+
 
 class Logs(eqx.Module):
     """What a step shows about its routing; over all devices if tokens are spread over several.
@@ -85,7 +88,7 @@ class Router(eqx.Module):
         gates: "chosen": softmax over the experts that serve the token; "all": over all of them. By default "chosen",
             except where the number of experts varies or k = 1 would leave the affinities without a gradient.
         causal: A price for every sequence, moved from token to token by the demand of the sequence's earlier tokens;
-            it starts from the average of all earlier ones. For the market only.
+            it starts from the average of all earlier ones. For the market only. (See also `moving` of a call.)
         threshold: A token takes every expert that is worth its price, instead of k. For the market only.
         horizon: Batches over which the average price reaches back.
 
@@ -146,6 +149,7 @@ class Router(eqx.Module):
         price_offset: Float[Array, " experts"] | None = None,
         capacity_factor: float | None = None,
         repair: bool | None = None,
+        moving: bool = False,
         axis_name: str | None = None,
     ) -> tuple[Routed, RouterState]:
         """Route a batch.
@@ -156,10 +160,14 @@ class Router(eqx.Module):
             train: Find or move the price. Otherwise the frozen price is used, so that no token's experts depend on
                 another token, and the state comes back unchanged.
             tokens: Token numbers, for "hash".
-            length: Tokens per sequence, the batch being whole sequences one after another; for `causal`.
+            length: Tokens per sequence, the batch being whole sequences one after another; for `causal` and `moving`.
             price_offset: Added to prices; +inf removes an expert.
             capacity_factor: Instead of the router's own.
             repair: Instead of the router's own; at inference False by default.
+            moving: At inference, let the frozen price follow what the batch asks for: its sequences advance together,
+                as when many texts are written at once, and the price and the places of a token have heard of earlier
+                positions alone (places also of earlier sequences at its own). Not where tokens take what exceeds a
+                threshold, whose prices stay frozen.
             axis_name: Axis of `jax.shard_map` or `jax.vmap` over which tokens are spread. Prices and logs are then of
                 all tokens, capacity and places those of each device.
 
@@ -177,15 +185,19 @@ class Router(eqx.Module):
         removed = jnp.zeros(self.experts, bool) if price_offset is None else jnp.isposinf(price_offset)
         offset = 0.0 if price_offset is None else jnp.where(removed, 0, price_offset)
         score = lax.stop_gradient(self.rule.score(affinity, tokens) - jnp.broadcast_to(offset, self.experts)[None])
-        # Finite for the rules that find prices, but worse than any other.
+        moving = moving and not (train or self._worth or self.causal)
         if train and not (self.causal or self.threshold):
             score = parted(score, self.rule.parting, axis_name)
-        bounded = jnp.where(removed[None], score.min() - 10, score)
+        # Finite for the rules that find prices, but worse than any other. A price that moves falls without end.
+        bounded = jnp.where(removed[None], -jnp.inf if moving or self.causal else score.min() - 10, score)
         price = self._price(bounded, state, terms, train, length)
+        if moving:
+            price = self._along(bounded, price, terms, length, together=True)
         if repair is None:
             # A repair looks at the whole batch, which causal prices are there to avoid.
             repair = train and (self.rule.repair and not self.causal if self.repair is None else self.repair)
-        choice = self._choose(score, price, removed, capacity, repair)
+        order = _advancing(len(affinity), length) if moving else None
+        choice = self._choose(score, price, removed, capacity, repair, order)
         load = total(choice.load, axis_name)
         loss = self._loss(affinity, load, rate, axis_name)
         logs = _logs(choice, load, loss, axis_name)
@@ -199,7 +211,7 @@ class Router(eqx.Module):
     def _price(self, score: Array, state: RouterState, terms: Terms, train: bool, length: int | None) -> Array:
         """The price at which a batch is served: (experts,), or (tokens, experts) if causal."""
         if self.causal:
-            return self._causal_price(score, state, terms, length)
+            return self._along(score, lax.stop_gradient(state.average), terms, length, together=False)
         if train:
             before = admitted if self.threshold else self.rule.before
             return before(score, lax.stop_gradient(state), terms)
@@ -207,22 +219,32 @@ class Router(eqx.Module):
         prices = {"average": state.average, "last": state.price, "none": jnp.zeros_like(state.price)}
         return lax.stop_gradient(prices[frozen])
 
-    def _causal_price(self, score: Array, state: RouterState, terms: Terms, length: int | None) -> Array:
-        """Tâtonnement along each sequence: a token's price has heard of earlier tokens of its sequence alone."""
+    def _along(self, score: Array, start: Array, terms: Terms, length: int | None, *, together: bool) -> Array:
+        """Tâtonnement along sequences: a token's price has heard of earlier positions alone, (tokens, experts).
+
+        Of its own sequence, or of all that advance `together`. Then the step is `MOVING` times the excess over a
+        position's mean load, which is counted as one token at least.
+        """
         if length is None or len(score) % length:
             raise ValueError(f"causal prices need length=, tokens per sequence, of which {len(score)} is a multiple")
         supply = self.active / self.experts
-        start = jnp.broadcast_to(lax.stop_gradient(state.average), (len(score) // length, self.experts))
+        sequences = score.reshape(-1, length, self.experts).swapaxes(0, 1)
+        everywhere = sequences.shape[1] * (1 if terms.axis_name is None else lax.axis_size(terms.axis_name))
+        rate = MOVING / max(1.0, everywhere * supply) if together else terms.rate
 
         def step(price: Array, score: Array) -> tuple[Array, Array]:
             best = lax.top_k(score - price, self.active)[1]
-            wanted = jax.nn.one_hot(best, self.experts, dtype=price.dtype).sum(axis=1)
-            return price + terms.rate * (wanted - supply), price
+            excess = jax.nn.one_hot(best, self.experts, dtype=price.dtype).sum(axis=1) - supply
+            if together:
+                excess = total(excess.sum(axis=0, keepdims=True), terms.axis_name)
+            return price + rate * excess, price
 
-        sequences = score.reshape(-1, length, self.experts).swapaxes(0, 1)
-        return lax.scan(step, start, sequences)[1].swapaxes(0, 1).reshape(score.shape)
+        first = jnp.broadcast_to(start, sequences.shape[1:])
+        return lax.scan(step, first, sequences)[1].swapaxes(0, 1).reshape(score.shape)
 
-    def _choose(self, score: Array, price: Array, removed: Array, capacity: int, repair: bool) -> "_Choice":
+    def _choose(
+        self, score: Array, price: Array, removed: Array, capacity: int, repair: bool, order: Array | None
+    ) -> "_Choice":
         surplus = jnp.where(removed[None], -jnp.inf, score - jnp.broadcast_to(price, score.shape))
         if self._worth:
             demand = surplus > 0
@@ -236,7 +258,7 @@ class Router(eqx.Module):
             chosen, load = taken.chosen, taken.load
         else:
             best, chosen = lax.top_k(surplus, self.active)
-            place, kept, load = seat(chosen, best > -jnp.inf, self.experts, capacity)
+            place, kept, load = _seated(chosen, best > -jnp.inf, self.experts, capacity, order)
         return _Choice(place, chosen, kept, load, kept.sum(dtype=jnp.int32), ~jnp.any(kept, axis=1))
 
     def _gate(self, affinity: Array, choice: "_Choice") -> Array:
@@ -280,6 +302,22 @@ class Router(eqx.Module):
         count = state.count + 1
         rate = 1 / jnp.minimum(count, self.horizon).astype(price.dtype)
         return RouterState(*lax.stop_gradient((price, state.average + rate * (price - state.average), count)))
+
+
+def _advancing(tokens: int, length: int | None) -> Array:
+    """The order in which tokens arrive where sequences advance together: all first ones, then all second ones."""
+    return jnp.arange(tokens, dtype=jnp.int32).reshape(-1, length or 1).T.reshape(-1)
+
+
+def _seated(
+    chosen: Array, wanted: Array, experts: int, capacity: int, order: Array | None
+) -> tuple[Array, Array, Array]:
+    """Give places to tokens in an order of arrival; by default as they stand. See `seat`."""
+    if order is None:
+        return seat(chosen, wanted, experts, capacity)
+    place, kept, load = seat(chosen[order], wanted[order], experts, capacity)
+    place = order.at[place].get(mode="fill", fill_value=len(order))
+    return place, jnp.zeros_like(kept).at[order].set(kept), load
 
 
 class _Choice(eqx.Module):

@@ -127,8 +127,10 @@ def _comparison(findings: Findings) -> Section:
         values = [one.scores[name] for name in names]
         table[one.router] = [f"{value:.4g}" if math.isfinite(value) else "–" for value in values]
     note = (
-        "All are evaluated as they would be used: a price that was frozen after training decides, so that no token's "
-        f"expert depends on a later token, and places are as scarce as in training, {findings.options.capacity:g}. "
+        "All are evaluated as they would be used. A price that was frozen after training decides, which from there "
+        "follows what earlier positions of a batch ask for, so that no token's expert depends on a later token; there "
+        "are places for what the tokens need and no more, and who finds none is dropped. “Price frozen” is without "
+        "following. "
         "This is one seed: differences of a few thousandths of a nat are noise. catallax.experts.compare repeats it "
         "over seeds."
     )
@@ -209,6 +211,8 @@ def _words() -> Section:
         "the largest of all steps and layers, from the first step on; for validation, of all its tokens together.",
         "Dropped": "The share of places asked for that did not exist, at so many places per place needed, over the "
         "sequences of a validation batch.",
+        "Price frozen": "The price stays what it was after training, instead of following what earlier positions of "
+        "the sequences of a validation batch asked for.",
         "Dead experts": "Experts asked for by less than 1% of the mean load, of all layers.",
         "Evenness": "Entropy of the experts' shares of the load over that of equal shares.",
         "Bits about": "How much the expert that serves a token tells of the token's byte class or of its domain.",

@@ -38,9 +38,14 @@ class Gains:
 
     @property
     def relative(self) -> float:
-        """The exploitability divided by the reward range; 0 where no reward differs from any other."""
+        """The exploitability divided by the reward range; 0 where no reward differs from any other.
+
+        Infinite where a reward along the flow is not finite: nothing is then known.
+        """
         reach = float(self.shares @ self.reach)
         gap = self.exploitability
+        if not np.isfinite(reach + gap):
+            return np.inf
         return gap / reach if reach > 0 else (0.0 if abs(gap) <= 1e-12 else np.inf)
 
 
@@ -86,7 +91,8 @@ def account(game: Any, policy: np.ndarray) -> Account:
             reward, targets, chances = table(game, time, densities[time], kind)
             own = np.sum(policy[kind, time] * (reward + discount * np.sum(chances * own[targets], axis=-1)), axis=-1)
             top = np.max(reward + discount * np.sum(chances * top[targets], axis=-1), axis=-1)
-            most, least = max(most, reward.max()), min(least, reward.min())
+            # Unlike Python's own, NumPy's maximum does not pass over what is no number.
+            most, least = np.maximum(most, reward.max()), np.minimum(least, reward.min())
         value[kind], best[kind] = start @ own, start @ top
         reach[kind] = (most - least) * length + discount**game.horizon * np.ptp(end)
     return Account(value, best, reach, shares, densities)

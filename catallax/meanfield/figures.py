@@ -149,21 +149,23 @@ def _ramp() -> Any:
     return ramp.with_extremes(bad="#9aa0a6bf")
 
 
-def draw_moments(plan: Plan, flow: np.ndarray, times: np.ndarray, top: float, arrows: np.ndarray | None = None) -> Any:
-    """Draw a crowd on a grid at a few times, with the ways that players go.
+def draw_moments(
+    plan: Plan, flow: np.ndarray, titles: Sequence[str], top: float, arrows: np.ndarray | None = None
+) -> Any:
+    """Draw a crowd on a grid at a few moments, with the ways that players go.
 
     Args:
         plan: The grid.
-        flow: Densities at the times, shape (times, S).
-        times: The times.
+        flow: Densities at the moments, shape (moments, S).
+        titles: What stands above each.
         top: The density of the strongest colour.
-        arrows: Down and right, shape (times, rows, columns, 2).
+        arrows: Down and right, shape (moments, rows, columns, 2).
     """
     from matplotlib.colors import PowerNorm
 
     cells, (rows, columns) = plan.cells(flow), plan.shape
-    across = 2 if columns <= 2 * rows else 1
-    down = -(-len(times) // across)
+    across = 2 if columns <= 2 * rows and len(titles) > 1 else 1
+    down = -(-len(titles) // across)
     arrows = None if arrows is None else block_arrows(arrows, plan.walls, 2 * PANEL_ARROWS // across)
     each = WIDTH / across
     norm = PowerNorm(0.5, vmin=0, vmax=top, clip=True)
@@ -173,9 +175,9 @@ def draw_moments(plan: Plan, flow: np.ndarray, times: np.ndarray, top: float, ar
         image = None
         for place, axes in enumerate(grid):
             axes.set_axis_off()
-            if place < len(times):
+            if place < len(titles):
                 image = axes.imshow(cells[place], cmap=_ramp(), norm=norm, interpolation="nearest")
-                axes.set_title(f"time {times[place]}")
+                axes.set_title(titles[place])
                 if arrows is not None:
                     _quiver(axes, arrows[place], plan.shape)
         bar = figure.colorbar(image, ax=list(grid), location="bottom", shrink=0.8, aspect=40, pad=0.03, extend="max")
@@ -235,6 +237,26 @@ def draw_flow(flow: np.ndarray, names: Sequence[str]) -> Any:
             bar.set_label("part of the crowd" + (f" in {side} states" if side > 1 else ""))
             bar.outline.set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    return figure
+
+
+def draw_rest(parts: np.ndarray) -> Any:
+    """Draw a crowd at rest on states in a row: the kinds' parts of the density, (kinds, S), one on the other.
+
+    With more kinds than colours only the sum is drawn.
+    """
+    parts = parts if len(parts) <= len(SHADES) else parts.sum(axis=0, keepdims=True)
+    edges, tops = np.arange(parts.shape[1] + 1) - 0.5, np.cumsum(parts, axis=0)
+    with drawing() as Figure:
+        figure = Figure(figsize=(WIDTH, 3.0), layout="constrained")
+        axes = figure.subplots()
+        for kind, (top, part) in enumerate(zip(tops, parts, strict=True)):
+            axes.stairs(top, edges, baseline=top - part, fill=True, color=SHADES[kind], label=f"kind {kind}")
+        axes.set(xlabel="state", ylabel="part of the crowd", ylim=(0, None))
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(axis="y")
+        if len(parts) > 1:
+            figure.legend(loc="outside upper center", ncols=min(4, len(parts)))
     return figure
 
 

@@ -16,17 +16,20 @@ from typing import Any
 import jax
 
 from ..errors import InputError, did_you_mean
-from .games import NAMED, game_named
+from .games import maker_named
 from .games.grid import Evacuation
 from .maps import read_map
 from .problem import AbstractGame, validate
-from .stationary import AbstractStationaryGame
+from .stationary import AbstractStationaryGame, validate_stationary
+
+Game = AbstractGame | AbstractStationaryGame
+"""What can be played: a game that ends, or one that does not."""
 
 MODULE = "catallax_game_of_the_user"
 """The name under which a user's file is imported."""
 
 
-def load_game(name: str, file: Path | None, parameters: Sequence[str] = (), horizon: int | None = None) -> AbstractGame:
+def load_game(name: str, file: Path | None, parameters: Sequence[str] = (), horizon: int | None = None) -> Game:
     """Return the game that is asked for, checked.
 
     Args:
@@ -44,16 +47,13 @@ def load_game(name: str, file: Path | None, parameters: Sequence[str] = (), hori
     # Probabilities that are written down in single precision sum to one only to 1e-7.
     with jax.enable_x64(True):
         if file is None:
-            maker = NAMED.get(name.replace("-", "_"))
-            if maker is None:
-                return game_named(name)
-            return _checked(made(maker, given, name), None)
+            return _checked(made(maker_named(name), given, name), None)
         if file.suffix.lower() == ".py":
             return _checked(users_game(file, given), file)
         return _checked(map_game(file, given), file)
 
 
-def made(factory: Callable[..., AbstractGame], given: Mapping[str, str], name: str) -> AbstractGame:
+def made(factory: Callable[..., Game], given: Mapping[str, str], name: str) -> Game:
     """Make a game from its factory (a function or a class) and parameters given as text.
 
     Raises:
@@ -101,7 +101,7 @@ def _value(text: str, parameter: inspect.Parameter, name: str) -> Any:
     raise InputError(f"{name}: {parameter.name} is {text!r}, but must be {wanted}")
 
 
-def map_game(file: Path, given: Mapping[str, str]) -> AbstractGame:
+def map_game(file: Path, given: Mapping[str, str]) -> Game:
     """Return the way out of the building that a map shows, made with the parameters.
 
     Raises:
@@ -110,7 +110,7 @@ def map_game(file: Path, given: Mapping[str, str]) -> AbstractGame:
     return made(functools.partial(Evacuation, read_map(file)), given, "the way out of a map")
 
 
-def users_game(file: Path, given: Mapping[str, str]) -> AbstractGame:
+def users_game(file: Path, given: Mapping[str, str]) -> Game:
     """Return the game of a Python file: its object `game`, or its one class of games, made with the parameters.
 
     Raises:
@@ -122,23 +122,22 @@ def users_game(file: Path, given: Mapping[str, str]) -> AbstractGame:
         thing
         for thing in vars(module).values()
         if inspect.isclass(thing)
-        and issubclass(thing, AbstractGame)
+        and issubclass(thing, Game)
         and thing.__module__ == MODULE
         and not inspect.isabstract(thing)
     ]
     found = getattr(module, "game", None)
     if found is not None:
-        if isinstance(found, AbstractStationaryGame):
-            raise InputError("game is a stationary game; solve it in Python, with solve_stationary", file=file)
-        if not isinstance(found, AbstractGame):
-            raise InputError(f"game is {type(found).__name__}, not an object of a subclass of AbstractGame", file=file)
+        if not isinstance(found, Game):
+            wanted = "AbstractGame or AbstractStationaryGame"
+            raise InputError(f"game is {type(found).__name__}, not an object of a subclass of {wanted}", file=file)
         if not given:
             return found
         games = [type(found)]
     if not games:
         raise InputError(
-            "has no game: give it a subclass of catallax.meanfield.AbstractGame with every method that one needs, "
-            "or an object named game",
+            "has no game: give it a subclass of catallax.meanfield.AbstractGame, or of AbstractStationaryGame, with "
+            "every method that one needs, or an object named game",
             file=file,
         )
     if len(games) > 1:
@@ -190,13 +189,17 @@ def _blamed(file: Path, work: Callable[[], Any]) -> Any:
         raise InputError(f"{type(error).__name__}: {said}", file=file, line=lines[-1] if lines else None) from error
 
 
-def _checked(game: AbstractGame, file: Path | None) -> AbstractGame:
+def _checked(game: Game, file: Path | None) -> Game:
     """Check that a game is one, and tell the file if it has one."""
+
+    def check() -> None:
+        validate_stationary(game) if isinstance(game, AbstractStationaryGame) else validate(game)
+
     if file is None:
-        validate(game)
+        check()
         return game
     try:
-        _blamed(file, lambda: validate(game))
+        _blamed(file, check)
     except InputError as error:
         raise InputError(error.message, file=file, line=error.line) from error
     return game

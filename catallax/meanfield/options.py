@@ -39,10 +39,10 @@ class Options:
         default=(), metadata={"help": "The game's own parameters: name=value,name=value."}
     )
     horizon: int | None = dataclasses.field(
-        default=None, metadata={"help": "How many decisions; the game's own if left out."}
+        default=None, metadata={"help": "How many decisions; the game's own if left out. Without an end, none."}
     )
     law: Literal["fast", "mirror-descent", "fictitious-play", "damped"] = dataclasses.field(
-        default="fast", metadata={"help": "How players learn."}
+        default="fast", metadata={"help": "How players learn; fictitious play is for games that end."}
     )
     tol: float = dataclasses.field(
         default=1e-6, metadata={"help": "What the exploitability has to reach, as a part of the reward range."}

@@ -6,6 +6,7 @@ times: each step of a scan makes its own, unless neither time nor density change
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -54,32 +55,58 @@ def ended(game: AbstractGame, density: Float[Array, " S"], kind: Any) -> Float[A
 
 def moving(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Callable[[Array, Array], AbstractMoves]:
     """Return the moves as a function of time and density; found once, outside of the scans, where they are constant."""
+    constant = steady(game, flow)
+    return game.moves if constant is None else lambda time, density: constant
+
+
+def steady(game: AbstractGame, flow: Float[Array, "T1 S"]) -> AbstractMoves | None:
+    """Return the moves, or None if the time or the density changes them."""
     now = jnp.int32(0), flow[0]
     program = jax.make_jaxpr(game.moves)(*now).jaxpr
     varying = {id(name) for name in program.invars}
     for step in program.eqns:
         if any(id(name) in varying for name in step.invars):
             varying |= {id(name) for name in step.outvars}
-    if any(id(name) in varying for name in program.outvars):
-        return game.moves
-    constant = game.moves(*now)
-    return lambda time, density: constant
+    return None if any(id(name) in varying for name in program.outvars) else game.moves(*now)
+
+
+def through(
+    game: AbstractGame,
+    flow: Float[Array, "T1 S"],
+    step: Callable[[AbstractMoves, Any, Any], tuple[Any, Any]],
+    first: Any,
+    steps: Any,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
+    """Scan through time.
+
+    Args:
+        game: The game.
+        flow: The densities that moves may depend on.
+        step: The step of the scan, given the moves at its time first.
+        first, steps, reverse: As for `jax.lax.scan`.
+    """
+    moves = steady(game, flow)
+    if moves is None:
+        now = times(game), flow[:-1]
+        return lax.scan(lambda carry, x: step(game.moves(*x[0]), carry, x[1]), first, (now, steps), reverse=reverse)
+    return lax.scan(partial(step, moves), first, steps, reverse=reverse)
 
 
 def worth(
     game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
 ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"]]:
     """Return the value of a policy at every time and state, t = 0 … T, and what each action is worth before it."""
-    discount, moves = _discount(game, faced), moving(game, flow)
+    discount = _discount(game, faced)
 
-    def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
-        time, density, reward, pi = step
-        action = reward + discount * moves(time, density).ahead(value)
+    def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+        reward, pi = step
+        action = reward + discount * moves.ahead(value)
         value = added(pi * action, 0)
         return value, (value, action)
 
-    steps = times(game), flow[:-1], faced.reward, policy
-    _, (values, actions) = lax.scan(back, faced.final, steps, reverse=True)
+    _, (values, actions) = through(game, flow, back, faced.final, (faced.reward, policy), reverse=True)
     return jnp.concatenate([values, faced.final[None]]), actions
 
 
@@ -87,17 +114,16 @@ def worth_beside_best(
     game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
 ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
     """Return what `worth` does and the values of a best response, in one pass back through time."""
-    discount, moves = _discount(game, faced), moving(game, flow)
+    discount = _discount(game, faced)
 
-    def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
-        time, density, reward, pi = step
-        action, top = reward[None] + discount * jax.vmap(moves(time, density).ahead)(value)
+    def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+        reward, pi = step
+        action, top = reward[None] + discount * jax.vmap(moves.ahead)(value)
         value = jnp.stack([added(pi * action, 0), greatest(top, 0)])
         return value, (value, action)
 
-    steps = times(game), flow[:-1], faced.reward, policy
     final = jnp.stack([faced.final, faced.final])
-    _, (values, actions) = lax.scan(back, final, steps, reverse=True)
+    _, (values, actions) = through(game, flow, back, final, (faced.reward, policy), reverse=True)
     values = jnp.concatenate([values, final[None]])
     return values[:, 0], actions, values[:, 1]
 
@@ -114,11 +140,11 @@ def best(
     With a temperature τ the best response is smoothed: V = τ log Σ_a exp(anchor + Q / τ), the value of the best
     policy less τ times its relative entropy to the softmax of the anchor (whose exponentials sum to one).
     """
-    discount, moves = _discount(game, faced), moving(game, flow)
+    discount = _discount(game, faced)
 
-    def back(value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
-        time, density, reward, lean = step
-        action = reward + discount * moves(time, density).ahead(value)
+    def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+        reward, lean = step
+        action = reward + discount * moves.ahead(value)
         if temperature is None:
             value = greatest(action, 0)
         else:
@@ -126,22 +152,18 @@ def best(
             value = temperature * jax.nn.logsumexp(logits, axis=0)
         return value, (value, action)
 
-    steps = times(game), flow[:-1], faced.reward, anchor
-    _, (values, actions) = lax.scan(back, faced.final, steps, reverse=True)
+    _, (values, actions) = through(game, flow, back, faced.final, (faced.reward, anchor), reverse=True)
     return jnp.concatenate([values, faced.final[None]]), actions
 
 
 def push(game: AbstractGame, flow: Float[Array, "T1 S"], policy: Float[Array, "T A S"]) -> Float[Array, "T1 S"]:
     """Return the densities that a policy leads to from the first of a flow, along the moves that the flow allows."""
 
-    moves = moving(game, flow)
-
-    def on(mass: Array, step: Any) -> tuple[Array, Array]:
-        time, density, pi = step
-        mass = moves(time, density).under(pi.T).carry(mass)
+    def on(moves: AbstractMoves, mass: Array, pi: Array) -> tuple[Array, Array]:
+        mass = moves.under(pi.T).carry(mass)
         return mass, mass
 
-    _, after = lax.scan(on, flow[0], (times(game), flow[:-1], policy))
+    _, after = through(game, flow, on, flow[0], policy)
     return jnp.concatenate([flow[:1], after])
 
 

@@ -260,9 +260,26 @@ def validate(game: AbstractGame, times: tuple[int, ...] | None = None) -> None:
         for kind in range(shares.size):
             for time in times:
                 _check_moment(game, time, density, kind, shares.size)
-            bad = np.argwhere(~np.isfinite(end_table(game, density, kind)))
-            if bad.size:
-                raise InputError(f"the final reward of state {bad[0][0]}{_of_kind(kind, shares.size)} is not finite")
+            _check_end(game, density, kind, shares.size)
+
+
+def check_flow(game: AbstractGame, flow: np.ndarray) -> None:
+    """Check what a game is along a flow of densities, shape (T + 1, S): at all times, for every kind.
+
+    Raises:
+        InputError: as for `validate`.
+    """
+    kinds = crowd_table(game)[1].size
+    for kind in range(kinds):
+        for time in range(game.horizon):
+            _check_moment(game, time, flow[time], kind, kinds)
+        _check_end(game, flow[-1], kind, kinds)
+
+
+def _check_end(game: AbstractGame, density: np.ndarray, kind: int, kinds: int) -> None:
+    bad = np.argwhere(~np.isfinite(end_table(game, density, kind)))
+    if bad.size:
+        raise InputError(f"the final reward of state {bad[0][0]}{_of_kind(kind, kinds)} is not finite")
 
 
 def _of_kind(kind: int, kinds: int) -> str:

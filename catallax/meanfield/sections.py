@@ -1,9 +1,10 @@
-"""The words and tables of a mean-field game's report."""
+"""The words and tables that the reports of all mean-field games have in common."""
 
 import dataclasses
 import inspect
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,7 +12,6 @@ from ..study import Film, Section
 from .crowd import CrowdLaw, DeviationGain
 from .figures import Plan
 from .options import Options
-from .solve import MeanFieldEquilibrium
 
 ROUNDS = 12
 """How many rounds the table of convergence shows."""
@@ -19,12 +19,19 @@ ROUNDS = 12
 LAWS = {
     "PacedDescent": "Mirror descent at its own pace: players lean towards the actions that pay against the crowd as "
     "it is, and by what their last step was expected to earn and did they set how far the next one goes.",
+    "LeanDescent": "Mirror descent at its own pace, in little memory: players lean towards the actions that pay "
+    "against the crowd as it is, and by what their last step was expected to earn and did they set how far the next "
+    "one goes.",
     "MirrorDescent": "Online mirror descent: in every round each player's taste for an action grows by what the "
     "action is worth against the crowd as it is, and actions are taken in proportion to the exponential of taste.",
     "FictitiousPlay": "Fictitious play: in every round players answer the average of all crowds so far as best they "
     "can, and the answer is averaged in.",
     "DampedFixedPoint": "A damped fixed point: players answer the crowd as best they can, and the crowd moves part of "
     "the way to what they then make of it.",
+    "StationaryDescent": "Mirror descent: in every round players lean towards the actions that pay in the long run "
+    "against the crowd as it is, and the crowd comes to rest under what they then do.",
+    "StationaryDamped": "A damped fixed point: players answer the crowd as best they can, and the crowd moves part of "
+    "the way to where it would rest then.",
 }
 
 
@@ -34,12 +41,14 @@ class Played:
 
     Args:
         players: How many the largest crowd has.
+        decisions: How many decisions they made, T.
         density: What its densities were at times 0 … T, (T + 1, S).
         law: How the distance from the mean field falls with the size; None for too few sizes.
         gain: What one of its players gains by deviating.
     """
 
     players: int
+    decisions: int
     density: np.ndarray
     law: CrowdLaw | None
     gain: DeviationGain
@@ -51,7 +60,7 @@ class Findings:
 
     Args:
         options: What was asked for.
-        answer: The equilibrium.
+        answer: The equilibrium, of a game with an end or without.
         seconds: From reading the game to its answer, compilation included.
         plan: The grid, if the game is played on one.
         names: The actions' names.
@@ -62,7 +71,7 @@ class Findings:
     """
 
     options: Options
-    answer: MeanFieldEquilibrium
+    answer: Any
     seconds: float
     plan: Plan | None
     names: Sequence[str]
@@ -72,25 +81,20 @@ class Findings:
     films: Mapping[str, Film] = dataclasses.field(default_factory=dict)
 
 
-def sections(findings: Findings) -> list[Section]:
-    """Return the body of the report."""
-    found = [_asked(findings), _density(findings), _worth(findings), _convergence(findings)]
-    if findings.played is not None:
-        found.append(_crowd(findings, findings.played))
-    return [*found, _first_decisions(findings), _conventions()]
+def found(findings: Findings) -> list[Section]:
+    """Return what is said of every game: what it is worth, how it was found, what an actual crowd does."""
+    middle = [_worth(findings), _convergence(findings)]
+    return middle if findings.played is None else [*middle, _crowd(findings, findings.played)]
 
 
-def _asked(findings: Findings) -> Section:
+def asked(findings: Findings, text: str, length: str) -> Section:
+    """Return what was played; a sentence on equilibrium and what is said of the game's length are given."""
     options, game = findings.options, findings.answer.game
-    text = (
-        "Everybody answers the whole crowd, and nobody can move it alone. In equilibrium the crowd's flow is the one "
-        "that arises when each player answers that flow as best it can."
-    )
     said = " ".join((inspect.getdoc(type(game)) or "").split("\n\n")[0].split())
     kinds = len(findings.answer.policy)
     terms = {
         "Game": f"{options.named}{': ' + said if said else ''}",
-        "Size": f"{game.states:,} states, {game.actions} actions, {game.horizon:,} decisions"
+        "Size": f"{game.states:,} states, {game.actions} actions{length}"
         + (f", {kinds} kinds of players" if kinds > 1 else ""),
         "Discount": f"{float(game.discount):g} per step",
         "Tolerance": signed(f"exploitability of {options.tol:g} of the reward range"),
@@ -100,35 +104,15 @@ def _asked(findings: Findings) -> Section:
     return Section("What was played", text, terms=terms)
 
 
-def _density(findings: Findings) -> Section:
-    if findings.plan is None:
-        text = "The density of the crowd under the policy found: which part of it is in each state at each time."
-        note = ""
-    else:
-        text = (
-            "The density of the crowd under the policy found. Arrows show which way players go on average, chance "
-            "included."
-        )
-        note = "Grey cells are walls. The strongest colour also stands for any larger density."
-    return Section(
-        "Where the crowd is",
-        text,
-        figure=findings.figures.get("density"),
-        film=findings.films.get("density"),
-        note=note,
-        file="answer/density.csv",
-    )
-
-
 def _worth(findings: Findings) -> Section:
     answer = findings.answer
     shares = np.asarray(answer.game.shares, np.float64)
     text = (
-        f"A player's policy is worth {float(shares @ answer.value):.6g} to it on average. By answering this flow as "
+        f"A player's policy is worth {float(shares @ answer.value):.6g} to it on average. By answering this crowd as "
         f"best it could, it would gain {answer.exploitability:.3g}; the reward range is {answer.reach:.4g}."
     )
     table = {"kind": list(range(shares.size)), "share of the crowd": shares, "value of its policy": answer.value}
-    return Section("What it is worth", text, table if shares.size > 1 else None, file="answer/kinds.csv")
+    return Section("What it is worth", signed(text), table if shares.size > 1 else None, file="answer/kinds.csv")
 
 
 def _convergence(findings: Findings) -> Section:
@@ -148,9 +132,11 @@ def _convergence(findings: Findings) -> Section:
 
 def _crowd(findings: Findings, played: Played) -> Section:
     gain, law = played.gain, played.law
+    figure, film = findings.figures.get("crowd"), findings.films.get("crowd")
     text = (
-        f"The answer is exact for a crowd without end. Here {played.players:,} actual players play it, each by its own "
-        "chance; the film shows what they did.\n\nIf one of them alone turns to the best response to the mean field, "
+        f"The answer is exact for infinitely many players. Here {played.players:,} actual players play it for "
+        f"{played.decisions:,} decisions, each by its own chance{'; the film shows what they did' if film else ''}."
+        "\n\nIf one of them alone turns to the best response to the mean field, "
         f"it gains {gain.gain:.3g} (± {2 * gain.error:.1g}), {_part(gain.gain, findings.answer.reach)} of the reward "
         f"range. In the mean field it would gain {gain.limit:.3g}."
     )
@@ -167,7 +153,6 @@ def _crowd(findings: Findings, played: Played) -> Section:
         "The gain is that of the player's expected reward, measured among actual players with common random numbers, "
         "its own influence on the crowd included."
     )
-    figure, film = findings.figures.get("crowd"), findings.films.get("crowd")
     return Section(
         "What an actual crowd does", signed(text), table, figure, note, file="answer/distance.csv", film=film
     )
@@ -180,30 +165,3 @@ def _part(gain: float, reach: float) -> str:
 def signed(text: str) -> str:
     """Write the minus of a negative number, or of an exponent, as one."""
     return re.sub(r"(?<![\w.)])-(?=\d)|(?<=\de)-0?|(?<=\^)-", "−", text)
-
-
-def _first_decisions(findings: Findings) -> Section:
-    answer, plan = findings.answer, findings.plan
-    begins = np.flatnonzero(answer.flow[0] > 0)
-    table: dict = {"state": begins}
-    if plan is not None:
-        table = {"row": begins // plan.shape[1], "column": begins % plan.shape[1]}
-    table["density"] = answer.flow[0, begins]
-    chances = np.round(answer.policy[0, 0, begins], 4)
-    for name, chance in zip(findings.names, chances.T, strict=True):
-        table[name if plan is not None else f"action {name}"] = chance
-    kind = "" if len(answer.policy) == 1 else ", for kind 0 of the players"
-    text = f"The chance of each action at time 0 where the crowd begins{kind}."
-    return Section("The first decision", text, table, file="answer/policy.csv")
-
-
-def _conventions() -> Section:
-    terms = {
-        "Times": "Decisions are made at t = 0 … T−1; densities are given at t = 0 … T.",
-        "Value": "Σ over t < T of γ^t times the expected reward, plus γ^T times the expected final reward.",
-        "Exploitability": "What players gain on average, each kind by its share, if they answer the flow of the "
-        "policy by a best response in place of the policy. Zero at an equilibrium.",
-        "Reward range": "The largest less the smallest reward along the flow, over all times, states and actions, "
-        "times Σ γ^t, plus γ^T times the range of the final reward; kinds by their shares.",
-    }
-    return Section("What the words mean", terms=terms)

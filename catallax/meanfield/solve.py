@@ -13,14 +13,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ..certificate import Certificate
-from ..core.result import Status
 from ..core.run import Progress, run
 from ..core.settle import Settled, settle
 from ..core.system import AbstractSystem, State
 from .certify import Account, account, certificates
+from .coarse import COARSE_ROUNDS, COARSE_TOL, coarsened, flows_of, logits_of, refined
 from .lean import Frugal, LeanDescent
 from .passes import earned, times
-from .problem import AbstractGame, cast, kind_of, validate
+from .problem import AbstractGame, cast, check_flow, kind_of, validate
+from .refine import Equilibrium, refine
 from .rules import (
     Averager,
     Crowd,
@@ -39,6 +40,9 @@ from .rules import (
 LAWS = ("fast", "lean", "mirror-descent", "fictitious-play", "damped")
 """The laws of motion by name; "fast" is the default, and "lean" is the same in less memory."""
 
+KEEP_LOGITS = ("fast", "lean", "mirror-descent")
+"""The laws that can begin with a given policy."""
+
 DOUBLE_UP_TO = 4_000_000
 """Games of up to so many times × states × actions are solved in double precision unless said otherwise."""
 
@@ -46,37 +50,19 @@ LEAN_FROM = 50_000_000
 """Above so many kinds × times × states × actions "fast" is the lean law: its rounds take longer, in less memory."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MeanFieldEquilibrium:
-    """A mean-field game's answer.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class MeanFieldEquilibrium(Equilibrium):
+    """A mean-field game's answer: an `Equilibrium`, whose policy has shape (kinds, T, S, A) for times t = 0 … T−1.
 
     Args:
         game: The question.
-        policy: Each kind's probabilities of actions, shape (kinds, T, S, A), for decisions t = 0 … T−1.
         flow: The crowd's densities that the policy leads to, shape (T + 1, S).
-        value: What each kind's policy is worth against the flow, shape (kinds,), in units of reward.
-        exploitability: What players gain on average by a best response to the flow, in units of reward.
-        reach: The reward range: that of the rewards along the flow times Σ γ^t, averaged over kinds.
-        status: `SETTLED` only if every certificate holds.
-        certificates: The independent checks.
-        rounds: How many rounds it took.
-        law: The name of the law of motion.
-        bytes_per_round: What one device exchanges in a round.
-        history: Rounds, and the law's own exploitability per reward range after each; for pictures, not for claims.
+
+    Values and the exploitability are against the flow; the reward range is that of the rewards along it times Σ γ^t.
     """
 
     game: AbstractGame
-    policy: np.ndarray
     flow: np.ndarray
-    value: np.ndarray
-    exploitability: float
-    reach: float
-    status: Status
-    certificates: tuple[Certificate, ...]
-    rounds: int
-    law: str
-    bytes_per_round: int
-    history: tuple[np.ndarray, np.ndarray]
 
 
 class Within(eqx.Module):
@@ -99,8 +85,10 @@ def first_state(
     every: int = 10,
     damping: Any = 0.5,
     temperature: Any = None,
+    start: Any = None,
+    coarser: int = 0,
 ) -> tuple[AbstractSystem, State]:
-    """Return a law of motion and the state it begins in: everyone acts evenly at random.
+    """Return a law of motion and the state it begins in: everyone acts evenly at random, unless said otherwise.
 
     Args:
         game: The question.
@@ -110,36 +98,67 @@ def first_state(
         every: After how many rounds mirror descent measures exploitability.
         damping: Of the damped fixed point.
         temperature: Of the damped fixed point; None for best responses.
+        start: A policy (kinds, T, S, A) to begin with, for a law that keeps logits.
+        coarser: Begin with the policy that rests on coarser maps, so many times halved; for a game that has them (see
+            `coarse`) and a law that keeps logits, outside of transformations. The rate is then the one met there.
+
+    Raises:
+        ValueError: if there is no such law, or it cannot begin so.
     """
     if law not in LAWS:
         raise ValueError(f"{law!r} is no law of motion of a mean-field game: {', '.join(LAWS)}")
     dtype = game.start().dtype
     shares = jnp.asarray(game.shares, dtype)
     kinds = shares.size
-    density = even_flow(game)
-    signal = Crowd(density, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
     tol = jnp.asarray(tol, dtype)
+    if law not in KEEP_LOGITS and (start is not None or coarser):
+        raise ValueError(f"{law!r} keeps no logits, so that it begins with no policy; {', '.join(KEEP_LOGITS)} do")
+    logits = None if start is None else logits_of(game, start, dtype)
+    if coarser:
+        logits, met = _from_coarser(game, law, tol, coarser)
+        rate = met if rate is None else rate
+    if logits is None:
+        density = even_flow(game)
+        passed = jnp.broadcast_to(density, (kinds, *density.shape))
+    else:
+        passed = flows_of(game, logits)
+        density = jnp.tensordot(shares, passed, 1)
+    signal = Crowd(density, jnp.asarray(jnp.inf, dtype), jnp.int32(0))
     if law == "damped":
         warm = None if temperature is None else jnp.asarray(temperature, dtype)
         system = DampedFixedPoint(public(game), jnp.asarray(damping, dtype), warm)
         return system, State(Taker(shares, game.kinds), density)
-    nothing = jnp.zeros((kinds, game.horizon, game.actions, game.states), dtype)
+    shape = kinds, game.horizon, game.actions, game.states
     if law == "fictitious-play":
-        averagers = Averager(shares, game.kinds, nothing, jnp.zeros((kinds, game.states), dtype))
+        averagers = Averager(shares, game.kinds, jnp.zeros(shape, dtype), jnp.zeros((kinds, game.states), dtype))
         return FictitiousPlay(public(game), tol), State(averagers, signal)
     speed = _first_rate(game, density) if rate is None else jnp.asarray(rate, dtype)
-    passed, none = jnp.broadcast_to(density, (kinds, *density.shape)), jnp.zeros(kinds, dtype)
-    speeds = jnp.full(kinds, speed, dtype)
+    none, speeds = jnp.zeros(kinds, dtype), jnp.broadcast_to(speed, (kinds,))
+    logits = jnp.zeros(shape, dtype) if logits is None else logits
     if law == "lean":
-        frugal = Frugal(shares, game.kinds, nothing, passed, passed, passed, passed, none, speeds)
+        frugal = Frugal(shares, game.kinds, logits, passed, passed, passed, passed, none, speeds)
         return LeanDescent(public(game), tol), State(frugal, signal)
-    even = jnp.full_like(nothing, 1 / game.actions)
+    policy = softmax(logits)
     if law == "mirror-descent":
-        return MirrorDescent(public(game), speed, tol, every), State(
-            Follower(shares, game.kinds, nothing, even), signal
-        )
-    pacers = Pacer(shares, game.kinds, nothing, even, passed, nothing, none, speeds)
+        followers = Follower(shares, game.kinds, logits, policy)
+        return MirrorDescent(public(game), jnp.max(speed), tol, every), State(followers, signal)
+    pacers = Pacer(shares, game.kinds, logits, policy, passed, jnp.zeros_like(logits), none, speeds)
     return PacedDescent(public(game), tol, every), State(pacers, signal)
+
+
+def _from_coarser(game: AbstractGame, law: str, tol: Array, levels: int) -> tuple[Array, Array]:
+    """Return the logits that rest on coarser maps, read on this one, and each kind's middle rate of the last rounds."""
+    less = coarsened(game)
+    near = jnp.maximum(tol, jnp.asarray(COARSE_TOL, tol.dtype))
+    paced = "fast" if law == "mirror-descent" else law
+    options = {"every": 1} if paced == "fast" else {}
+    system, state = first_state(less, paced, tol=near, coarser=levels - 1, **options)
+    settled = settle(
+        system, state, max_rounds=COARSE_ROUNDS, distance=Within(near), record=lambda state: state.agents.rate
+    )
+    if settled.record is None:
+        raise ValueError("coarser maps are solved from the host, not inside a transformation; give `start` there")
+    return refined(game, settled.state.agents.logits), jnp.median(settled.record[-8:], axis=0)
 
 
 def _first_rate(game: AbstractGame, density: Array) -> Array:
@@ -218,7 +237,7 @@ def solve(
         The answer with its certificates; its status is `SETTLED` only if all of them hold.
 
     Raises:
-        InputError: if the game is none; see `validate`.
+        InputError: if the game is none, at first (see `validate`) or in the flow to which the law comes.
         ValueError: if there is no such law.
     """
     law = "fast" if law is None else law
@@ -227,33 +246,31 @@ def solve(
         double = game.horizon * game.states * game.actions <= DOUBLE_UP_TO
     if law == "fast" and game.shares.size * game.horizon * game.states * game.actions > LEAN_FROM:
         law = "lean"
-    rounds, kept = max_rounds or 20_000, []
     with jax.enable_x64(double):
         game_now = cast(game, jnp.float64 if double else jnp.float32)
-        goal = 0.9 * tol
-        system, state = first_state(game_now, law, tol=goal, **options)
-        while True:
-            settled = settle(
-                system,
-                state,
-                max_rounds=rounds - sum(len(part[0]) for part in kept),
-                distance=Within(jnp.asarray(goal)),
-                record=_measure,
-                mesh=mesh,
-                watch=watch,
-            )
-            kept.append((np.asarray(settled.recorded), np.asarray(settled.record)))
-            state = settled.state
-            answer = None  # Two policies at once may be more than the memory holds.
-            policy = _policy(system, state)
-            answer = _answer(game, system, settled, policy, tol, kept)
-            left = rounds - answer.rounds
-            if answer.status == Status.SETTLED or settled.status != Status.SETTLED or left <= 0 or goal < tol / 1e3:
-                return answer
-            # What the law measured on the way was not quite the flow of its policy: go on to a closer rest.
-            goal = goal / 4
+        system, *first = first_state(game_now, law, tol=tol, **options)
+
+        def rest(goal: float, state: State, left: int) -> Settled:
+            nearer = system
             if isinstance(system, MirrorDescent | PacedDescent | LeanDescent | FictitiousPlay):
-                system = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
+                nearer = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
+            within = Within(jnp.asarray(goal))
+            return settle(nearer, state, max_rounds=left, distance=within, record=_measure, mesh=mesh, watch=watch)
+
+        def judge(state: State) -> tuple[Account, list[Certificate], dict[str, np.ndarray]]:
+            policy = _policy(system, state)
+            # Single precision's rows sum to one only to 1e-7, which a long horizon would add up. In place: it may be
+            # gigabytes.
+            policy /= policy.sum(axis=-1, keepdims=True)
+            found = account(game, policy)
+            if not np.isfinite(found.relative):
+                # A reward may be a number in the first flow and none in this one.
+                check_flow(game, found.flow)
+            return found, certificates(found, policy, tol), {"policy": policy, "flow": found.flow}
+
+        # Held here too, the first state would stay in memory beside the last one.
+        fields = refine(rest, judge, first.pop(), tol, max_rounds or 20_000)
+    return MeanFieldEquilibrium(game=game, law=type(system).__name__, **fields)
 
 
 def _policy(system: AbstractSystem, state: State) -> np.ndarray:
@@ -266,35 +283,6 @@ def _policy(system: AbstractSystem, state: State) -> np.ndarray:
         row = logits[place].T.astype(np.float64)
         policy[place] = np.exp(row - row.max(axis=1, keepdims=True))
     return policy
-
-
-def _answer(
-    game: AbstractGame, system: AbstractSystem, settled: Settled, policy: np.ndarray, tol: float, kept: list
-) -> MeanFieldEquilibrium:
-    # Single precision's rows sum to one only to 1e-7, which a long horizon would add up. In place: it may be gigabytes.
-    policy /= policy.sum(axis=-1, keepdims=True)
-    found: Account = account(game, policy)
-    checks = certificates(found, policy, tol)
-    status = Status(settled.status)
-    if all(check.holds for check in checks):
-        status = Status.SETTLED
-    elif status == Status.SETTLED:
-        status = Status.OUT_OF_ROUNDS
-    recorded, record = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    return MeanFieldEquilibrium(
-        game,
-        policy,
-        found.flow,
-        found.value,
-        found.exploitability,
-        float(found.shares @ found.reach),
-        status,
-        tuple(checks),
-        recorded.size,
-        type(system).__name__,
-        settled.bytes_per_round,
-        (recorded, record),
-    )
 
 
 def _measure(state: State) -> Array:

@@ -121,8 +121,18 @@ def validate_stationary(game: AbstractStationaryGame) -> None:
         if abs(parts.sum() - 1) > SUM_TOLERANCE:
             raise InputError(f"{what} sums to {parts.sum():.6g}, not to one; divide by the sum")
     for density in (start, np.full(game.states, 1 / game.states)):
-        for kind in range(shares.size):
-            _check(game, density, kind, f" for kind {kind}" if shares.size > 1 else "")
+        check_rest(game, density)
+
+
+def check_rest(game: AbstractStationaryGame, density: np.ndarray) -> None:
+    """Check what a stationary game is at a density, shape (S,), for every kind.
+
+    Raises:
+        InputError: as for `validate_stationary`.
+    """
+    kinds = rest_crowd(game)[1].size
+    for kind in range(kinds):
+        _check(game, density, kind, f" for kind {kind}" if kinds > 1 else "")
 
 
 def _check(game: AbstractStationaryGame, density: np.ndarray, kind: int, whose: str) -> None:

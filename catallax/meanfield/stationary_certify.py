@@ -35,10 +35,12 @@ class StationaryAccount(Gains):
         value, best, reach, shares: As for `Gains`; values are averaged over each kind's density.
         density: The crowd's density, shape (S,).
         drift: Each kind's distance from rest, shape (kinds,).
+        worth: What each kind's policy is worth from each state, shape (kinds, S).
     """
 
     density: np.ndarray
     drift: np.ndarray
+    worth: np.ndarray
 
 
 def account_stationary(
@@ -58,15 +60,16 @@ def account_stationary(
         raise ValueError(f"the densities have shape {mass.shape}, not (kinds, S) = {policy.shape[:2]}")
     density = shares @ mass
     value, best, reach, drift = np.zeros((4, shares.size))
+    worth = np.zeros(mass.shape)
     for kind in range(shares.size):
         reward, targets, chances = rest_table(game, density, kind)
         chain = _chain(policy[kind], targets, chances)
-        own = _worth(np.sum(policy[kind] * reward, axis=1), chain, discount)
+        own = worth[kind] = _worth(np.sum(policy[kind] * reward, axis=1), chain, discount)
         top = _best(reward, targets, chances, discount, own)
         value[kind], best[kind] = mass[kind] @ own, mass[kind] @ top
         reach[kind] = max(np.ptp(reward), LEAST_RANGE * np.abs(reward).max()) / (1 - discount)
         drift[kind] = np.abs(chain.T @ mass[kind] - mass[kind]).sum()
-    return StationaryAccount(value, best, reach, shares, density, drift)
+    return StationaryAccount(value, best, reach, shares, density, drift, worth)
 
 
 def certify_stationary(

@@ -12,54 +12,37 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from ..certificate import Certificate
-from ..core.result import Status
 from ..core.run import Progress, run
-from ..core.settle import settle
+from ..core.settle import Settled, settle
 from ..core.system import State
 from .problem import cast
+from .refine import Equilibrium, refine
 from .rules import public
 from .solve import DOUBLE_UP_TO
-from .stationary import AbstractStationaryGame, validate_stationary
-from .stationary_certify import account_stationary, stationary_certificates
+from .stationary import AbstractStationaryGame, check_rest, validate_stationary
+from .stationary_certify import StationaryAccount, account_stationary, stationary_certificates
 from .stationary_rules import AbstractStationaryLaw, Settler, Standing, StationaryDamped, StationaryDescent
 
 STATIONARY_LAWS = ("fast", "mirror-descent", "damped")
 """The laws of motion of stationary games by name; "fast" is the default."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class StationaryEquilibrium:
-    """A stationary game's answer.
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class StationaryEquilibrium(Equilibrium):
+    """A stationary game's answer: an `Equilibrium`, whose policy has shape (kinds, S, A).
 
     Args:
         game: The question.
-        policy: Each kind's probabilities of actions, shape (kinds, S, A).
         mass: Each kind's density at rest, shape (kinds, S).
         density: The crowd's density, shape (S,).
-        value: What each kind's policy is worth, averaged over its density, shape (kinds,), in units of reward.
-        exploitability: What players gain on average by the best policy, in units of reward.
-        reach: The reward range: that of the rewards at the density, divided by 1 − γ, averaged over kinds.
-        status: `SETTLED` only if every certificate holds.
-        certificates: The independent checks.
-        rounds: How many rounds it took.
-        law: The name of the law of motion.
-        bytes_per_round: What one device exchanges in a round.
-        history: Rounds, and the law's own exploitability per reward range after each; for pictures, not for claims.
+
+    Values are averaged over each kind's density; the reward range is that of the rewards at the crowd's density
+    divided by 1 − γ.
     """
 
     game: AbstractStationaryGame
-    policy: np.ndarray
     mass: np.ndarray
     density: np.ndarray
-    value: np.ndarray
-    exploitability: float
-    reach: float
-    status: Status
-    certificates: tuple[Certificate, ...]
-    rounds: int
-    law: str
-    bytes_per_round: int
-    history: tuple[np.ndarray, np.ndarray]
 
 
 class AtRest(eqx.Module):
@@ -176,54 +159,30 @@ def solve_stationary(
         The answer with its certificates; its status is `SETTLED` only if all of them hold.
 
     Raises:
-        InputError: if the game is none; see `validate_stationary`.
+        InputError: if the game is none, at first (see `validate_stationary`) or at the density to which the law comes.
         ValueError: if there is no such law.
     """
     validate_stationary(game)
     if double is None:
         double = game.states * game.actions <= DOUBLE_UP_TO
-    left, goal, kept = max_rounds or 20_000, 0.9 * tol, []
     with jax.enable_x64(double):
-        system, state = first_standing(cast(game, jnp.float64 if double else jnp.float32), law, tol=goal, **options)
-        while True:
-            settled = settle(
-                system,
-                state,
-                max_rounds=left,
-                distance=AtRest(jnp.asarray(goal)),
-                record=_error,
-                mesh=mesh,
-                watch=watch,
-            )
-            kept.append((np.asarray(settled.recorded), np.asarray(settled.record)))
-            left, state = left - settled.rounds, settled.state
-            policy, mass = (
-                np.array(x, np.float64) for x in (jnp.moveaxis(state.agents.policy, 1, 2), state.agents.mass)
-            )
+        system, state = first_standing(cast(game, jnp.float64 if double else jnp.float32), law, tol=tol, **options)
+
+        def rest(goal: float, state: State, left: int) -> Settled:
+            nearer = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
+            near = AtRest(jnp.asarray(goal))
+            return settle(nearer, state, max_rounds=left, distance=near, record=_error, mesh=mesh, watch=watch)
+
+        def judge(state: State) -> tuple[StationaryAccount, list[Certificate], dict[str, np.ndarray]]:
+            agents = state.agents
+            policy, mass = (np.array(x, np.float64) for x in (jnp.moveaxis(agents.policy, 1, 2), agents.mass))
             policy /= policy.sum(axis=-1, keepdims=True)
             mass /= mass.sum(axis=-1, keepdims=True)
+            # A reward may be a number at the first density and none at this one.
+            check_rest(game, np.asarray(game.shares, np.float64) @ mass)
             found = account_stationary(game, policy, mass)
             checks = stationary_certificates(found, policy, mass, tol)
-            holds, status = all(check.holds for check in checks), Status(settled.status)
-            if holds or status != Status.SETTLED or left <= 0 or goal < tol / 1e3:
-                break
-            # What the law measured was of the round before, and its sweeps not quite exact: a closer rest.
-            goal = goal / 4
-            system = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
-    status = Status.SETTLED if holds else Status.OUT_OF_ROUNDS if status == Status.SETTLED else status
-    recorded, record = (np.concatenate(parts) for parts in zip(*kept, strict=True))
-    return StationaryEquilibrium(
-        game,
-        policy,
-        mass,
-        found.density,
-        found.value,
-        found.exploitability,
-        float(found.shares @ found.reach),
-        status,
-        tuple(checks),
-        recorded.size,
-        type(system).__name__,
-        settled.bytes_per_round,
-        (recorded, record),
-    )
+            return found, checks, {"policy": policy, "mass": mass, "density": found.density}
+
+        refined = refine(rest, judge, state, tol, max_rounds or 20_000)
+    return StationaryEquilibrium(game=game, law=type(system).__name__, **refined)

@@ -46,59 +46,77 @@ def competing() -> Autoencoder:
 
 # Competition
 
+PRICE = 0.6
+
 
 @pytest.fixture(scope="module")
 def contest():
-    """Five samples, eight units proposed for each; what they rest at after 0, 1, …, 4 and 300 sweeps, seed 2."""
+    """Five samples, eight units and their fields for each; what they rest at after 1, 2, 3 and 300 sweeps, seed 2."""
     rng = np.random.default_rng(2)
     own = unit_rows(rng.normal(size=(5, 8, 6))).astype(np.float32)
     stimuli = (2 * rng.normal(size=(5, 6))).astype(np.float32)
-    drive, between = np.einsum("sij,sj->si", own, stimuli), own @ own.swapaxes(1, 2)
-    start = np.maximum(drive, 0)
-    run = jax.jit(compete.compete)
-    price = jnp.float32(0.6)
-    rests = {sweeps: np.asarray(run(drive, between, start, price, sweeps)) for sweeps in (0, 1, 2, 3, 4, 300)}
-    return own, stimuli, rests
+    drive, between = np.einsum("sij,sj->si", own, stimuli), compete.overlaps(own)
+    run = jax.jit(lambda sweeps: compete.compete(drive, between, jnp.float32(PRICE), 1, sweeps, 0.0))
+    return own, stimuli, drive, between, {sweeps: np.asarray(run(sweeps)) for sweeps in (1, 2, 3, 300)}
 
 
-def energy(own, stimuli, activity, price=0.6):
+def energy(own, stimuli, activity):
     left = stimuli - np.einsum("si,sij->sj", activity, own)
-    return 0.5 * (left**2).sum(1) + 0.5 * price**2 * (activity > 0).sum(1)
+    return 0.5 * (left**2).sum(1) + 0.5 * PRICE**2 * (activity > 0).sum(1)
 
 
-def test_no_sweep_raises_the_energy(contest):
-    own, stimuli, rests = contest
-    energies = np.array([energy(own, stimuli, rests[sweeps]) for sweeps in (0, 1, 2, 3, 4, 300)])
+def test_no_sweep_at_one_price_raises_the_energy(contest):
+    own, stimuli, _, _, rests = contest
+    energies = [energy(own, stimuli, np.zeros((5, 8)))] + [energy(own, stimuli, rest) for rest in rests.values()]
     assert (np.diff(energies, axis=0) < 1e-5).all() and (energies[-1] < energies[0] - 0.1).all()
 
 
 def test_at_rest_amplitudes_are_refitted_and_nobody_else_is_worth_its_price(contest):
-    own, stimuli, rests = contest
+    own, stimuli, _, _, rests = contest
     for fields, stimulus, activity in zip(own, stimuli, rests[300], strict=True):
         on = activity > 0
         fitted = np.linalg.lstsq(fields[on].T, stimulus, rcond=None)[0]
         assert np.allclose(activity[on], fitted, atol=1e-4)
         hears = fields @ (stimulus - activity @ fields)
-        assert (activity[on] > 0.6).all() and (hears[~on] < 0.6 + 1e-4).all()
+        assert (activity[on] > PRICE).all() and (hears[~on] < PRICE + 1e-4).all()
 
 
-def test_one_sweep_is_each_unit_in_its_turn(contest):
-    own, stimuli, rests = contest
-    for fields, stimulus, start, after in zip(own, stimuli, rests[0], rests[1], strict=True):
-        activity = start.astype(np.float64)
-        for unit in range(8):
-            activity[unit] = 0
-            hears = fields[unit] @ (stimulus - activity @ fields)
-            activity[unit] = hears if hears > 0.6 else 0
-        assert np.allclose(after, activity, atol=1e-5)
+def in_turn(fields, stimulus, prices, still):
+    """Each unit in its turn, once at each of these prices: float64, from the residual itself."""
+    activity = np.zeros(len(fields))
+    for price in prices:
+        for unit, field in enumerate(fields):
+            wanted = field @ (stimulus - activity @ fields) + activity[unit]
+            new = wanted if wanted > price else 0.0
+            if abs(new - activity[unit]) > still:
+                activity[unit] = new
+    return activity
 
 
-def test_overlaps_are_the_same_with_and_without_the_table(monkeypatch):
-    fields, proposed = jnp.asarray(FIELDS, jnp.float32), jnp.array([[3, 1, 7], [0, 15, 2]])
-    table = compete.overlaps(fields, proposed)
-    monkeypatch.setattr(compete, "TABLE", 0)
-    assert np.allclose(table, compete.overlaps(fields, proposed), atol=1e-6)
-    assert table[1, 0, 2] == pytest.approx(FIELDS[0] @ FIELDS[2], abs=1e-6)
+def test_the_price_falls_from_the_largest_drive_and_each_unit_has_its_turn(contest):
+    own, stimuli, drive, between, _ = contest
+    after = np.asarray(compete.compete(drive, between, jnp.float32(PRICE), 3, 5, 0.1))
+    for fields, stimulus, heard, activity in zip(own, stimuli, drive, after, strict=True):
+        prices = [heard.max() * (PRICE / heard.max()) ** share for share in (1 / 3, 2 / 3)] + 3 * [PRICE]
+        assert np.allclose(activity, in_turn(fields, stimulus, prices, 0.1 * PRICE), atol=1e-4)
+
+
+@pytest.mark.parametrize("table", [compete.TABLE, 8])
+def test_the_compiled_loop_and_jax_rest_at_the_same(table, monkeypatch):
+    """Forty units, more than a block and no whole number of them; all compete, or the 24 of largest drive; seed 4."""
+    monkeypatch.setattr(compete, "TABLE", table)
+    monkeypatch.setattr(compete, "PROPOSED", 24)
+    rng = np.random.default_rng(4)
+    fields = unit_rows(rng.normal(size=(40, 12))).astype(np.float32)
+    stimuli = (3 * rng.normal(size=(130, 12))).astype(np.float32)
+    by_jax = np.asarray(jax.jit(lambda *of: compete.rest(*of))(stimuli, fields, jnp.float32(PRICE)))
+    compiled = compete.rest_on_cpu(stimuli, fields, jnp.float32(PRICE))
+    # Where a sum's last bit decides who is above the price, one sample may rest elsewhere.
+    assert np.isclose(by_jax, compiled, atol=1e-4).all(1).mean() > 0.99
+    assert 2 < np.count_nonzero(compiled) / 130 < 12
+    hears = stimuli @ fields.T
+    kept = np.sort(hears, 1)[:, -24][:, None] <= hears
+    assert table > 40 or (compiled[~kept] == 0).all()
 
 
 # What the others are trained for
@@ -188,6 +206,8 @@ def test_silent_units_keep_their_fields_until_one_is_revived_by_what_is_worst_ex
     assert np.allclose(waking.model.W_dec[3], worst / np.linalg.norm(worst), atol=1e-5)
     assert np.allclose(waking.model.W_enc[:, 3], waking.model.W_dec[3]) and waking.model.b_enc[3] == 0
     assert int(waking.idle[3]) == 0 and (np.delete(waking.idle, 3) == 2).all()
+    for moment in waking.moments:
+        assert not moment.W_enc[:, 3].any() and moment.b_enc[3] == 0 and np.delete(moment.W_enc, 3, 1).any()
     assert np.allclose(np.delete(waking.model.W_dec, 3, 0), np.delete(mute.model.W_dec, 3, 0), atol=1e-6)
 
 

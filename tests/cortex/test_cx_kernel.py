@@ -68,6 +68,14 @@ def test_inhibition_from_the_fields_is_inhibition_from_the_table(monkeypatch):
 
 
 @compiled
+@pytest.mark.parametrize(("samples", "units", "inputs"), [(1, 5, 3), (65, 513, 17), (7, 1101, 40)])
+def test_every_neuron_is_driven_by_every_input_whatever_their_number(samples, units, inputs):
+    stimuli, fields = drawn(samples, units, inputs, seed=9)
+    found = kernel.encode(stimuli, fields, 0.2)
+    assert scores(SparseCoding(stimuli, fields, 0.2), found).violation.max() < 2e-5
+
+
+@compiled
 def test_neither_blocks_nor_the_order_of_neurons_matter(monkeypatch):
     stimuli, fields = drawn(150, 90, 40, seed=3)
     whole = kernel.encode(stimuli, fields, 0.1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from catallax.cortex.memory import Recall, cubic, expected_overlap, exponential, first_state, hebb, recall_table
+from catallax.cortex.memory import Recall, cubic, expected_overlap, exponential, first_state, hebb, recall, recall_table
 from catallax.testing import check_locality, check_message_size, check_permutation, check_system
 
 DRAW = np.random.default_rng(4)
@@ -63,6 +63,20 @@ def test_no_single_neuron_holds_it():
     assert table["recalled"][0] == 1.0 and table["recalled"][1] < 0.5
     # The load is now that of the neurons that are left.
     assert table["expected"] == [expected_overlap(16 / 267)] * 2
+
+
+def test_a_dead_neuron_is_none_and_a_pattern_of_zeros_is_none():
+    draw = np.random.default_rng(6)
+    patterns, left = draw.choice([-1.0, 1.0], (8, 120)), np.sort(draw.permutation(120)[:80])
+    cues = np.where(draw.random((8, 120)) < 0.15, -patterns, patterns)
+    alive = np.isin(np.arange(120), left)
+    masked = np.concatenate([patterns, np.zeros((5, 120))]) * alive
+    whole, small = (
+        np.asarray(recall(jnp.asarray(one), jnp.asarray(cue), separation=exponential, key=jax.random.key(0)))
+        for one, cue in ((masked, cues * alive), (patterns[:, left], cues[:, left]))
+    )
+    np.testing.assert_array_equal(whole[:, left], small)
+    assert np.mean(small == patterns[:, left]) > 0.99 and not whole[:, ~alive].any()
 
 
 def test_dense_memories_hold_what_hebbs_rule_cannot():

@@ -7,7 +7,7 @@ import pytest
 
 from catallax import run, settle
 from catallax.cortex import Competition, unit_rows
-from catallax.cortex.rules import Within, first_state, follow, hard, read_activity, soft
+from catallax.cortex.rules import Within, first_state, follow, follow_all, hard, read_activity, soft
 from catallax.testing import check_devices, check_locality, check_message_size, check_permutation, check_system
 
 BATCH, INPUTS, UNITS = 3, 7, 11
@@ -79,6 +79,8 @@ def test_frames_carry_potentials_over():
     # The same frame twice is one frame for twice as long, bit for bit.
     once = run(system, state, 12).state
     np.testing.assert_array_equal(seen[1].agents.potential, once.agents.potential)
+    activity = [read_activity(system, one) for one in seen]
+    np.testing.assert_allclose(follow_all(system, state, frames, 6), activity, atol=1e-6)
     # What a new frame adds is unexplained at once: Rozell's equation with the new stimulus from the first round on.
     one, two = follow(system, state, frames[1:], 1)
     before, field = np.asarray(one.agents.potential.T, float), np.asarray(state.agents.field, float)

@@ -3,6 +3,8 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,12 @@ from safetensors.numpy import load_file
 
 from catallax.cli import main
 from catallax.cortex import activations_study, study
+from catallax.cortex.autoencoder import load
 from catallax.cortex.certify import certify
 from catallax.cortex.compare import MEASURES, Comparison
 from catallax.cortex.figures import raster
 from catallax.cortex.frontier import METHODS, Question, answers, frontier, in_motion, rebuilt
-from catallax.cortex.measure import unexplained
+from catallax.cortex.measure import specialisation, unexplained
 from catallax.cortex.options import Options
 from catallax.cortex.options import study as face
 from catallax.cortex.problem import SparseCoding, unit_rows
@@ -163,7 +166,9 @@ def file(tmp_path_factory) -> Options:
     strengths = rng.exponential(size=(400, 12)) * (rng.random((400, 12)) < 0.15)
     path = tmp_path_factory.mktemp("codes") / "codes.npy"
     np.save(path, (strengths @ directions).astype(np.float32))
-    return Options((path,), **CODES)
+    labels = path.with_name("kinds.txt")
+    labels.write_text("\n".join("noun" if 2 * row[0] > row.max() else "verb" for row in strengths))
+    return Options((path,), labels=labels, **CODES)
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +193,16 @@ class TestActivations:
         assert all(claim.holds for claim in outcome.certificates) and len(outcome.certificates) == 2
         units = rows_of(folder / "answer" / "units.csv")
         assert len(units) == 12 and all(360 <= int(row["strongest sample"] or 360) < 400 for row in units)
+
+    def test_units_have_the_classes_of_the_samples_that_they_are_active_on(self, file, coded):
+        folder, outcome = coded
+        held, kinds = np.load(file.data[0])[360:], np.array(file.labels.read_text().splitlines()[360:])
+        activity = load(folder / "answer" / "topk.safetensors").encode(held)
+        (section,) = [one for one in outcome.sections if one.title == "What units tell about classes"]
+        assert section.table["specialisation, bits"] == [specialisation(activity, kinds)]
+        for row, active in zip(rows_of(folder / "answer" / "units.csv"), activity.T, strict=True):
+            share = np.mean(kinds[active > 0] == row["class"]) if row["class"] else None
+            assert share is None or (share >= 0.5 and float(row["class share"]) == pytest.approx(share))
 
     def test_a_stopped_run_resumes_to_the_same_answer(self, file, coded, tmp_path):
         with pytest.raises(KeyboardInterrupt):
@@ -218,8 +233,6 @@ class TestActivations:
     def test_an_export_that_was_changed_is_found_out(self, coded, file, tmp_path):
         from safetensors.numpy import save_file
 
-        from catallax.cortex.autoencoder import load
-
         path = coded[0] / "answer" / "topk.safetensors"
         held = np.load(file.data[0])[360:]
         found = activations_study.measured(load(path), held)
@@ -246,6 +259,32 @@ class TestActivations:
         assert main(["run", "cortex", "codes.npy", *flags]) == 2
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == 1 and said in lines[0] and not Path("runs").exists()
+
+
+LITTLE_MEMORY = """
+import resource, sys
+import numpy as np
+from catallax.cli import main
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+try:
+    np.load("codes.npy")
+except MemoryError:
+    sys.exit(main("run cortex codes.npy --units 256 --active 8 --steps 20 --kinds topk --out run --quiet".split()))
+sys.exit("the file fits into memory")
+"""
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts a process's own memory apart from its files")
+def test_a_file_larger_than_memory_is_learnt_from(tmp_path):
+    file = np.lib.format.open_memmap(tmp_path / "codes.npy", "w+", np.float16, (10_000_000, 64))
+    rows = np.random.default_rng(0).normal(size=(200_000, 64)).astype(np.float16)
+    for first in range(0, len(file), len(rows)):
+        file[first : first + len(rows)] = rows
+    file.flush()
+    ended = subprocess.run([sys.executable, "-c", LITTLE_MEMORY], cwd=tmp_path, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "10,000,000 samples" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
 
 
 class TestFrontier:

@@ -16,7 +16,8 @@ from catallax.core.run import run
 from catallax.errors import InputError
 from catallax.experts import Routing, assign, assign_experts, certify, clear, dual_value
 from catallax.experts.certify import worth
-from catallax.experts.clear import reserves
+from catallax.experts.clear import _listed, _swap, reserves
+from catallax.experts.dispatch import ranks
 from catallax.experts.measure import max_violation
 from catallax.experts.rules import first_state
 from catallax.testing import check_locality, check_message_size, check_permutation, check_system
@@ -167,14 +168,24 @@ def test_repair_places_every_token_within_capacity(corner):
         assert np.take_along_axis(np.asarray(affinity), np.asarray(taken.chosen), 1).sum() == pytest.approx(ordered)
 
 
+def test_words_of_bits_rank_tokens_and_list_experts_as_numpy_does():
+    # More tokens and more experts than a word has bits.
+    demand = np.random.default_rng(2).random((70, 40)) < 0.1
+    rank, load = ranks(jnp.asarray(demand))
+    count = np.cumsum(demand, axis=0)
+    np.testing.assert_array_equal(rank, count - demand)
+    np.testing.assert_array_equal(load, count[-1])
+    chosen, there = map(np.asarray, _listed(jnp.asarray(demand.T), 3))
+    for row, numbers, found in zip(demand, chosen, there, strict=True):
+        np.testing.assert_array_equal(numbers[found], np.flatnonzero(row)[:3])
+
+
 def test_a_token_left_with_a_full_market_swaps():
     # Token 2 asks last for places; the only one left is at expert 0, where it already is.
-    from catallax.experts.clear import _swap
-
     chosen = jnp.asarray([[1, 2], [1, 2], [0, 0]], jnp.int32)
     kept = jnp.asarray([[True, True], [True, True], [True, False]])
     surplus = jnp.asarray([[0.0, 1.0, 2.0], [0.5, 3.0, 3.0], [9.0, 4.0, 4.0]])
-    chosen, kept = _swap(surplus, chosen, kept, 2)
+    chosen, kept = _swap(surplus, chosen, kept, jnp.full(3, 2, jnp.int32))
     # Moving token 0 away from expert 1 loses least: 0 − 1 + 4 beats 0 − 2 + 4 and 0.5 − 3 + 4.
     assert kept.all() and sorted(chosen[2].tolist()) == [0, 1] and sorted(chosen[0].tolist()) == [0, 2]
 

@@ -281,6 +281,56 @@ def test_causal_prices_have_heard_of_earlier_tokens_of_the_sequence_alone():
     assert state.price.shape == (EXPERTS,)
 
 
+def moved(affinity: np.ndarray, price: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Who is chosen and who keeps a place at a price that moves along a batch, one token after another."""
+    chosen, kept = np.zeros((2, len(affinity), ACTIVE), int)
+    room, price, count = np.full(EXPERTS, CAPACITY), price.astype(float), len(affinity) // length
+    mean = count * ACTIVE / EXPERTS
+    for position in range(length):
+        asked = np.zeros(EXPERTS)
+        for token in range(position, len(affinity), length):
+            chosen[token] = np.argsort(price - affinity[token], kind="stable")[:ACTIVE]
+            asked[chosen[token]] += 1
+            kept[token] = room[chosen[token]] > 0
+            room[chosen[token]] -= kept[token]
+        price += 0.2 / max(1, mean) * (asked - mean)
+    return chosen, kept.astype(bool)
+
+
+def test_a_moving_price_has_heard_of_earlier_positions_alone():
+    """Six sequences of 16 tokens that were not trained on, after one batch of training (seeds 11-13)."""
+    router = Router("market", EXPERTS, ACTIVE)
+    state = jax.jit(router)(affinities(11), router.start())[1]
+    shift = jnp.linspace(2, 0, EXPERTS)[None]
+    first = affinities(12) + shift
+    late = np.arange(TOKENS) % 16 >= 8
+    other = jnp.where(late[:, None], affinities(13) + shift, first)
+
+    def routes(affinity, state):
+        options: Any = dict(train=False, length=16, moving=True)
+        routed, after = router(affinity, state, **options)
+        # The same over two devices, which each have room for all.
+        halves = jax.vmap(
+            lambda half: router(half, state, axis_name="half", capacity_factor=4.0, **options)[0], axis_name="half"
+        )(affinity.reshape(2, -1, EXPERTS))
+        return routed, after, halves, router(affinity, state, train=False)[0]
+
+    routed, after, halves, frozen = jax.tree.map(np.asarray, jax.jit(routes)(first, state))
+    changed = jax.tree.map(np.asarray, jax.jit(routes)(other, state)[0])
+    chosen, kept = moved(np.asarray(first), np.asarray(state.average), 16)
+    assert np.array_equal(routed.chosen, chosen) and np.array_equal(routed.kept, kept)
+    placed = {(token, expert) for expert, row in enumerate(routed.place) for token in row if token < TOKENS}
+    assert placed == {(t, chosen[t, j]) for t in range(TOKENS) for j in range(ACTIVE) if kept[t, j]}
+    for before, since in ((routed.chosen, changed.chosen), (routed.kept, changed.kept)):
+        assert np.array_equal(before[~late], since[~late])
+    assert not np.array_equal(routed.chosen, changed.chosen)
+    assert np.array_equal(halves.chosen.reshape(-1, ACTIVE), routed.chosen)
+    # It balances, though it never looks ahead; and what is remembered stays frozen.
+    assert routed.logs.max_violation < 0.5 * frozen.logs.max_violation
+    assert routed.logs.dropped < 0.5 * frozen.logs.dropped
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True))
+
+
 def test_tokens_that_are_equal_are_parted():
     # A long row of one byte: no price can send half of it here and half of it there.
     affinity = jnp.asarray(np.random.default_rng(4).normal(size=(512, 8)), jnp.float32).at[:96].set(jnp.arange(8) / 4)
@@ -328,3 +378,5 @@ def test_batches_that_do_not_fit_are_refused():
         Router("hash", EXPERTS, ACTIVE)(jnp.zeros((4, 8)), state)
     with pytest.raises(ValueError, match="tokens per sequence"):
         Router("market", EXPERTS, ACTIVE, causal=True)(jnp.zeros((4, 8)), state, length=3)
+    with pytest.raises(ValueError, match="tokens per sequence"):
+        Router("market", EXPERTS, ACTIVE)(jnp.zeros((4, 8)), state, train=False, moving=True)

@@ -102,7 +102,7 @@ class TestRun:
         folder, outcome = whole
         held = split(read_texts(options.text))[1]
         model, states = load(folder / "answer" / "market.safetensors", study.shape_of(options, "market"))
-        found = evaluate(model, states, held, batch=4)
+        found = evaluate(model, states, held, batch=4, moving=True)
         said = {
             row["measure"]: float(row["value"])
             for row in rows_of(folder / "answer" / "comparison.csv")

@@ -132,6 +132,14 @@ def test_the_same_crowd_bit_for_bit_on_any_number_of_devices(options, alone):
     np.testing.assert_allclose(there.players.earned, alone.players.earned, rtol=1e-5, atol=1e-6)
 
 
+def test_many_seeds_at_once_are_one_crowd_each(alone):
+    together = density_error(GAME, POLICY, 1001, 3, seed=5).distance
+    limit = np.asarray(eqx.filter_jit(mean_flow)(GAME, check_policy(GAME, POLICY)), np.float64)
+    for key, distance in zip(jax.random.split(jax.random.key(5), 3), together, strict=True):
+        miss = run_crowd(GAME, POLICY, 1001, key=key).density - limit
+        np.testing.assert_allclose(distance, np.sqrt(np.mean(np.sum(miss**2, axis=1))), rtol=1e-12)
+
+
 def test_nobody_is_lost_and_the_last_count_is_where_the_players_are(alone):
     assert alone.counts.shape == (GAME.horizon + 1, GAME.states)
     np.testing.assert_array_equal(alone.counts.sum(axis=1), 1001)

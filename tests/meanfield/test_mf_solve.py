@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from catallax import Status
-from catallax.meanfield.certify import exploitability
+from catallax.errors import InputError
+from catallax.meanfield.certify import certify, exploitability
 from catallax.meanfield.games.simple import BeachBar, beach_bar, left_right, rock_paper_scissors
 from catallax.meanfield.problem import AbstractGame, Listed, cast
 from catallax.meanfield.solve import iterate, solve
@@ -163,3 +164,35 @@ def test_games_may_be_written_in_either_precision():
     answer = solve(single, tol=1e-8)
     assert answer.status == Status.SETTLED and answer.policy.dtype == np.float64
     assert single.pay.dtype == jnp.float32
+
+
+class Emptied(AbstractGame):
+    """All go from the first state to the second; what it earns to be in an empty one is given."""
+
+    bad: jax.Array
+    states: int = 2
+    actions: int = 2
+    horizon: int = 2
+
+    def start(self):
+        return jnp.asarray([0.5, 0.5])
+
+    def moves(self, time, density):
+        return Listed(jnp.ones((2, 2, 1), jnp.int32), jnp.ones((2, 2, 1), density.dtype))
+
+    def reward(self, time, density, kind):
+        earned = jnp.where(density == 0, self.bad.astype(density.dtype), -density)
+        return jnp.broadcast_to(earned[:, None], (2, 2))
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, -jnp.inf])
+def test_a_reward_that_is_no_number_later_on_is_told_where(bad):
+    # In the first density, at which games are checked, no state is empty.
+    with pytest.raises(InputError, match=f"time 1, state 0, action 0: the reward is {bad}"):
+        solve(Emptied(bad=jnp.asarray(bad)), tol=1e-3)
+
+
+@pytest.mark.parametrize("bad", [jnp.nan, -jnp.inf])
+def test_where_a_reward_is_no_number_nothing_is_certified(bad):
+    held = {one.name: one.holds for one in certify(Emptied(bad=jnp.asarray(bad)), np.full((1, 2, 2, 2), 0.5))}
+    assert held == {"exploitability": False, "policy": True, "mass": True}

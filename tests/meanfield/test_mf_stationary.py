@@ -286,3 +286,33 @@ class Faulty(Places):
 def test_what_is_no_game_is_refused(fault, said):
     with pytest.raises(InputError, match=said):
         validate_stationary(Faulty(fault))
+
+
+class Brittle(Places):
+    """Places of which the first earns no number once it holds three quarters of the crowd."""
+
+    def reward(self, density, kind):
+        return jnp.where(density[0] > 0.75, jnp.nan, super().reward(density, kind))
+
+
+def test_a_reward_that_is_no_number_on_the_way_is_told_where():
+    # The crowd would rest at 0.8 and 0.2, and begins at one half.
+    with pytest.raises(InputError, match="state 0, action 0: the reward is nan"):
+        solve_stationary(Brittle([1.0, 4.0]))
+
+
+@pytest.mark.bench
+def test_iterate_under_vmap_is_a_loop_over_games():
+    prices, discounts = jnp.asarray([[1.0, 2.0], [1.0, 4.0]]), jnp.asarray([0.9, 0.5])
+
+    def of(price, discount):
+        game = eqx.tree_at(lambda one: (one.price, one.discount), Places([1.0, 1.0]), (price, discount))
+        return iterate_stationary(game, 30, "mirror-descent", tol=1e-4)
+
+    with jax.enable_x64(True):
+        prices, discounts = prices.astype(float), discounts.astype(float)
+        together = jax.jit(jax.vmap(of))(prices, discounts)
+        for place in range(2):
+            for whole, one in zip(together, jax.jit(of)(prices[place], discounts[place]), strict=True):
+                np.testing.assert_allclose(whole[place], one, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(together[1][:, 0], [[2 / 3, 1 / 3], [0.8, 0.2]], atol=1e-3)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
@@ -228,6 +229,54 @@ class CrowdMotion(AbstractGridGame):
         # Nobody is in a wall; its reward would only widen the range of rewards.
         earned = jnp.where(self.free, earned, jnp.zeros((), dtype))
         return jnp.broadcast_to(earned[:, None], (self.states, self.actions))
+
+    def coarser(self) -> "CrowdMotion":
+        """Return the crowd on a map of half the side, with half as many decisions, each worth two.
+
+        A cell there is two by two cells here, free if half of them are (so that a thin wall vanishes rather than
+        that a door closes) or if somebody starts there. No gusts blow: to mix steps of two cells spreads a crowd by
+        as much as to mix steps of one among gusts.
+
+        Raises:
+            ValueError: if the map has a side of a single cell.
+        """
+        if min(self.shape) < 2:
+            raise ValueError(f"a map of {self.shape[0]} × {self.shape[1]} cells has no coarser one")
+        room = np.asarray(self.free, float)
+        cells, start = self._blocks(room), self._blocks(np.asarray(self.begin, float))
+        drawn = self._blocks(np.asarray(self.attraction, float) * room) / np.maximum(cells, 1)
+        return CrowdMotion(
+            (cells >= 2) | (start > 0),
+            start,
+            horizon=-(-self.horizon // 2),
+            attraction=2 * (drawn[0] if drawn.shape[0] == 1 else drawn[::2]),
+            aversion=2 * self.aversion,
+            floor=4 * self.floor,
+            periodic=self.periodic,
+        )
+
+    def finer(self, x: Float[Array, "*n C"]) -> Float[Array, "*n S"]:
+        """Return an array over the coarser map's cells as read from each cell here, linearly between their centres."""
+        lead = x.shape[:-1]
+        x = x.reshape(*lead, *(-(-side // 2) for side in self.shape))
+        for axis, side in enumerate(self.shape, len(lead)):
+            x = lax.slice_in_dim(_doubled(x, axis), 0, side, axis=axis)
+        return x.reshape(*lead, self.states)
+
+    def _blocks(self, x: np.ndarray) -> np.ndarray:
+        """Return the sums of an array over cells in blocks of two by two."""
+        (height, width), lead = self.shape, x.shape[:-1]
+        room = [(0, 0)] * len(lead) + [(0, height % 2), (0, width % 2)]
+        x = np.pad(x.reshape(*lead, height, width), room)
+        return x.reshape(*lead, (height + 1) // 2, 2, (width + 1) // 2, 2).sum(axis=(-3, -1))
+
+
+def _doubled(x: Array, axis: int) -> Array:
+    """Return twice as many entries along an axis: each a quarter of the way to the neighbour on its side."""
+    padded = jnp.pad(x, [(int(place == axis),) * 2 for place in range(x.ndim)], "edge")
+    behind, ahead = (lax.slice_in_dim(padded, place, place + x.shape[axis], axis=axis) for place in (0, 2))
+    pairs = jnp.stack([0.75 * x + 0.25 * behind, 0.75 * x + 0.25 * ahead], axis=axis + 1)
+    return pairs.reshape(*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
 
 
 class Evacuation(AbstractGridGame):
