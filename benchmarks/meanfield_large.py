@@ -68,7 +68,7 @@ def measured(side: int, horizon: int) -> dict[str, Any]:
 
     game = fair(side, horizon)
     started = time.perf_counter(), time.process_time()
-    answer = solve(game, tol=TOL, double=False, coarser=levels_of(side), max_rounds=400, watch=say)
+    answer = solve(game, tol=TOL, law="light", double=False, coarser=levels_of(side), max_rounds=400, watch=say)
     wall, cpu = time.perf_counter() - started[0], time.process_time() - started[1]
     found = answer.certificates[0]
     return {

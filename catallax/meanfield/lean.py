@@ -71,6 +71,11 @@ class LeanDescent(AbstractSystem):
     def propagate(self, signal, total):
         return measured(signal, total, 1)
 
+    @eqx.filter_jit
+    def logits(self, agent: Frugal, time: Array) -> Float[Array, "A S"]:
+        """Return the logits of one kind at one time."""
+        return row(agent.logits, time)
+
     def look(self, agent: Frugal, density: Float[Array, "T1 S"]) -> tuple[Array, Array, Array, Array]:
         """Look back through time: what the policy is worth, and the last step now; the gap, the reward range."""
         game, moves = self.game, moving(self.game, density)

@@ -22,6 +22,8 @@ LAWS = {
     "LeanDescent": "Mirror descent at its own pace, in little memory: players lean towards the actions that pay "
     "against the crowd as it is, and by what their last step was expected to earn and did they set how far the next "
     "one goes.",
+    "LightDescent": "Mirror descent with momentum: players lean towards the actions that pay against the crowd as it "
+    "is, and go on the way they went, until a step loses in the crowd that it made.",
     "MirrorDescent": "Online mirror descent: in every round each player's taste for an action grows by what the "
     "action is worth against the crowd as it is, and actions are taken in proportion to the exponential of taste.",
     "FictitiousPlay": "Fictitious play: in every round players answer the average of all crowds so far as best they "

@@ -19,6 +19,7 @@ from ..core.system import AbstractSystem, State
 from .certify import Account, account, certificates
 from .coarse import COARSE_ROUNDS, COARSE_TOL, coarsened, flows_of, logits_of, refined
 from .lean import Frugal, LeanDescent
+from .light import LightDescent, light_state, suits
 from .passes import earned, times
 from .problem import AbstractGame, cast, check_flow, kind_of, validate
 from .refine import Equilibrium, refine
@@ -37,17 +38,18 @@ from .rules import (
     softmax,
 )
 
-LAWS = ("fast", "lean", "mirror-descent", "fictitious-play", "damped")
-"""The laws of motion by name; "fast" is the default, and "lean" is the same in less memory."""
+LAWS = ("fast", "lean", "light", "mirror-descent", "fictitious-play", "damped")
+"""The laws of motion by name; "fast" is the default, "lean" is the same in less memory, and "light" takes still less
+and fewer rounds, for games that it suits (`light.suits`)."""
 
-KEEP_LOGITS = ("fast", "lean", "mirror-descent")
+KEEP_LOGITS = ("fast", "lean", "light", "mirror-descent")
 """The laws that can begin with a given policy."""
 
 DOUBLE_UP_TO = 4_000_000
 """Games of up to so many times × states × actions are solved in double precision unless said otherwise."""
 
 LEAN_FROM = 50_000_000
-"""Above so many kinds × times × states × actions "fast" is the lean law: its rounds take longer, in less memory."""
+"""Above so many kinds × times × states × actions "fast" is the light law, or where that does not suit the lean one."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
@@ -117,6 +119,8 @@ def first_state(
     if coarser:
         logits, met = _from_coarser(game, law, tol, coarser)
         rate = met if rate is None else rate
+    if law == "light":
+        return light_state(game, tol, _first_rate(game, even_flow(game)) if rate is None else rate, logits)
     if logits is None:
         density = even_flow(game)
         passed = jnp.broadcast_to(density, (kinds, *density.shape))
@@ -158,7 +162,7 @@ def _from_coarser(game: AbstractGame, law: str, tol: Array, levels: int) -> tupl
     )
     if settled.record is None:
         raise ValueError("coarser maps are solved from the host, not inside a transformation; give `start` there")
-    return refined(game, settled.state.agents.logits), jnp.median(settled.record[-8:], axis=0)
+    return refined(game, _logits(system, settled.state)), jnp.median(settled.record[-8:], axis=0)
 
 
 def _first_rate(game: AbstractGame, density: Array) -> Array:
@@ -182,11 +186,18 @@ def policies(system: AbstractSystem, state: State) -> Float[Array, "n T S A"]:
     agents = state.agents
     if isinstance(system, DampedFixedPoint):
         policy = jax.vmap(lambda agent: system.answer(state.signal, agent.kind))(agents)
-    elif isinstance(system, LeanDescent):
-        policy = softmax(agents.logits)
+    elif isinstance(system, LeanDescent | LightDescent):
+        policy = softmax(_logits(system, state))
     else:
         policy = agents.policy
     return jnp.moveaxis(policy, 2, 3)
+
+
+def _logits(system: AbstractSystem, state: State) -> Float[Array, "n T A S"]:
+    """Return the logits of a law that keeps them, or of the light law."""
+    if not isinstance(system, LightDescent):
+        return state.agents.logits
+    return jax.vmap(lambda agent: lax.map(lambda time: system.logits(agent, time), times(system.game)))(state.agents)
 
 
 def iterate(
@@ -245,14 +256,14 @@ def solve(
     if double is None:
         double = game.horizon * game.states * game.actions <= DOUBLE_UP_TO
     if law == "fast" and game.shares.size * game.horizon * game.states * game.actions > LEAN_FROM:
-        law = "lean"
+        law = "light" if suits(game) else "lean"
     with jax.enable_x64(double):
         game_now = cast(game, jnp.float64 if double else jnp.float32)
         system, *first = first_state(game_now, law, tol=tol, **options)
 
         def rest(goal: float, state: State, left: int) -> Settled:
             nearer = system
-            if isinstance(system, MirrorDescent | PacedDescent | LeanDescent | FictitiousPlay):
+            if isinstance(system, MirrorDescent | PacedDescent | LeanDescent | LightDescent | FictitiousPlay):
                 nearer = dataclasses.replace(system, tol=jnp.asarray(goal, system.tol.dtype))
             within = Within(jnp.asarray(goal))
             return settle(nearer, state, max_rounds=left, distance=within, record=_measure, mesh=mesh, watch=watch)
@@ -274,14 +285,16 @@ def solve(
 
 
 def _policy(system: AbstractSystem, state: State) -> np.ndarray:
-    """Return `policies` as float64; of the lean law time by time, since the whole of it may be gigabytes."""
-    if not isinstance(system, LeanDescent):
+    """Return `policies` as float64; of laws for large games time by time, since the whole of it may be gigabytes."""
+    if not isinstance(system, LeanDescent | LightDescent):
         return np.array(policies(system, state), np.float64)
-    logits = np.asarray(state.agents.logits)
-    policy = np.empty((*logits.shape[:2], *logits.shape[:1:-1]))
-    for place in np.ndindex(logits.shape[:2]):
-        row = logits[place].T.astype(np.float64)
-        policy[place] = np.exp(row - row.max(axis=1, keepdims=True))
+    game, agents = system.game, state.agents
+    policy = np.empty((agents.share.size, game.horizon, game.states, game.actions))
+    for kind in range(agents.share.size):
+        agent = jax.tree.map(lambda leaf: leaf[kind], agents)  # noqa: B023
+        for time in range(game.horizon):
+            row = np.asarray(system.logits(agent, jnp.int32(time)), np.float64).T
+            policy[kind, time] = np.exp(row - row.max(axis=1, keepdims=True))
     return policy
 
 

@@ -102,7 +102,7 @@ def test_flows_are_those_of_the_certificate(rested):
     np.testing.assert_allclose(flows_of(game, logits)[0], answer.flow, atol=1e-6)
 
 
-@pytest.mark.parametrize("law", ["fast", "lean"])
+@pytest.mark.parametrize("law", ["fast", pytest.param("lean", marks=pytest.mark.bench)])
 def test_from_its_answer_a_game_is_at_rest(rested, law):
     game, answer = rested
     again = solve(game, tol=1e-3, law=law, start=answer.policy)
@@ -122,7 +122,7 @@ def test_coarser_maps_begin_nearer_and_end_at_the_same_rest():
 
 def test_what_cannot_begin_so_says_so(rested):
     game, answer = rested
-    with pytest.raises(ValueError, match="'damped' keeps no logits.*fast, lean, mirror-descent"):
+    with pytest.raises(ValueError, match="'damped' keeps no logits.*fast, lean, light, mirror-descent"):
         solve(game, law="damped", coarser=1)
     with pytest.raises(ValueError, match="has no coarser map"):
         first_state(beach_bar(), coarser=1)

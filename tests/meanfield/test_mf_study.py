@@ -453,6 +453,7 @@ class TestStudy:
         assert table("deviation")["players"] == ["20"]
         assert "hall.txt" in Path("out/config.toml").read_text() and "sha256" in Path("out/config.toml").read_text()
 
+    @pytest.mark.bench
     def test_kinds_bars_and_the_same_again(self, desk):
         for out in ("one", "two"):
             outcome = execute(out, game="sides.py", players=0, tol=1e-3)

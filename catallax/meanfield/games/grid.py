@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..maps import Map, openings, parse_map
 from ..moves import StencilChain, shifts
-from ..problem import AbstractChain, AbstractGame, AbstractMoves
+from ..problem import AbstractChain, AbstractGame, AbstractMoves, added
 
 HALL = """\
 #####################
@@ -83,7 +83,7 @@ class Walk(AbstractMoves):
     def _step(self, weights: Float[Array, "D S"]) -> StencilChain:
         """Return the step alone as a chain, its blocked part added to staying."""
         free = jnp.where(self.open[1:], weights[1:], jnp.zeros_like(weights[1:]))
-        stay = weights[0] + jnp.sum(weights[1:] - free, axis=0)
+        stay = weights[0] + added(weights[1:] - free, 0)
         return StencilChain(stay, free, STEPS[1:], self.shape, self.periodic)
 
 
