@@ -36,7 +36,7 @@ from safetensors.numpy import save
 
 from ..adam import Moments, adam
 from ..errors import InputError
-from .compete import TABLE, overlaps, rest, rest_on_cpu
+from .compete import SWEEPS, TABLE, overlaps, rest, rest_on_cpu
 from .objectives import common_price, loss, top
 
 KINDS = ("competition", "topk", "jumprelu", "relu", "matryoshka")
@@ -101,10 +101,10 @@ class Autoencoder(eqx.Module):
         """What one pass of the encoder says: z = x W_enc + b_enc."""
         return samples @ self.W_enc + self.b_enc[None]
 
-    def activity(self, samples: Float[Array, "samples inputs"]) -> Float[Array, "samples units"]:
+    def activity(self, samples: Float[Array, "samples inputs"], sweeps: int = SWEEPS) -> Float[Array, "samples units"]:
         """Activity of every unit for each sample, as JAX; `encode` does the same in batches."""
         if self.kind == "competition":
-            return rest(samples - self.b_dec[None], self.W_dec, self.price)
+            return rest(samples - self.b_dec[None], self.W_dec, self.price, sweeps)
         drive = self.drive(samples)
         if self.kind == "topk":
             return top(drive, self.active)
@@ -171,22 +171,21 @@ def load(path: str | PathLike[str]) -> Autoencoder:
 
 
 @eqx.filter_jit
-def _activity(model: Autoencoder, samples: Array) -> Array:
-    return model.activity(samples)
+def _activity(model: Autoencoder, samples: Array, sweeps: int) -> Array:
+    return model.activity(samples, sweeps)
 
 
-def _encoder(model: Autoencoder) -> Callable[[Array], Any]:
+def _encoder(model: Autoencoder, sweeps: int = SWEEPS) -> Callable[[Array], Any]:
     """What a batch's activity is computed by: where units compete on a CPU, the compiled loop."""
     if model.kind != "competition" or jax.default_backend() != "cpu":
-        return lambda samples: _activity(model, samples)
+        return lambda samples: _activity(model, samples, sweeps)
     table = np.asarray(overlaps(model.W_dec)) if len(model.W_dec) <= TABLE else None
-    return lambda samples: rest_on_cpu(samples - model.b_dec[None], model.W_dec, model.price, table)
+    return lambda samples: rest_on_cpu(samples - model.b_dec[None], model.W_dec, model.price, table, sweeps)
 
 
 def unexplained(model: Autoencoder, samples: Any, *, batch: int = 1024) -> tuple[float, float]:
     """Unexplained variance, Σ|x − x̂|² / Σ|x − mean x|², and units active per sample; batch by batch, float64 sums."""
-    left = active = 0.0
-    total, squares = np.zeros(samples.shape[1]), 0.0
+    left, active, total, squares = 0.0, 0, np.zeros(samples.shape[1]), 0.0
     for first in range(0, len(samples), batch):
         some = np.asarray(samples[first : first + batch], np.float32)
         activity = model.encode(some)
@@ -228,6 +227,7 @@ def train(
     units: int,
     *,
     kind: str = "competition",
+    ranked: bool = False,
     active: int = 32,
     steps: int = 4000,
     batch: int = 1024,
@@ -245,6 +245,9 @@ def train(
         data: Samples (samples, inputs), any float; may be memory-mapped and larger than memory.
         units: How many units.
         kind: One of `KINDS`.
+        ranked: For "competition": learn from one turn of each unit, the most active first (after Sanger 1989). None is
+            corrected by who follows: a unit that stands for two features, one of which has a more active unit of its
+            own, explains that one twice, and unlearns it. Truer features are found; more is left unexplained.
         active: Units that may be active per sample.
         steps: Batches in all, those of `state` included.
         batch: Samples per batch.
@@ -258,6 +261,8 @@ def train(
         ValueError: if sizes or the kind make no sense.
     """
     check(data, units, kind, active, batch)
+    if ranked and kind != "competition":
+        raise ValueError(f"only units that compete learn in ranks; kind is {kind!r}")
     pace = rate or 2e-4 * math.sqrt(2**14 / units)
     state = first_training(data, units, kind=kind, active=active, seed=seed) if state is None else state
     for step in range(int(state.step), steps):
@@ -265,7 +270,7 @@ def train(
         warming = 0.0 if kind == "competition" else max(0.0, 1 - step / (WARMING * steps))
         wanted = active * max(1.0, units / (4 * active)) ** warming
         some = jnp.asarray(draw(data, batch, seed, step))
-        state = _step(state, some, *map(jnp.float32, (pace * slowing, slowing, wanted)))
+        state = _step(state, some, *map(jnp.float32, (pace * slowing, slowing, wanted)), ranked=ranked)
         if watch is not None and ((step + 1) % every == 0 or step + 1 == steps):
             watch(state)
     return finished(state, draw(data, CALIBRATION, seed, -1))
@@ -324,11 +329,22 @@ def first_training(data: Any, units: int, *, kind: str, active: int, seed: int) 
     )
 
 
-def _step(state: Training, samples: Array, rate: Array, slowing: Array, wanted: Array) -> Training:
+def _step(
+    state: Training, samples: Array, rate: Array, slowing: Array, wanted: Array, ranked: bool = False
+) -> Training:
     """One batch: let units compete for it, if they do, and learn."""
     samples = (samples - state.mean[None]) * state.scale
-    activity = jnp.asarray(_encoder(state.model)(samples)) if state.model.kind == "competition" else None
+    activity = jnp.asarray(_competed(state, samples, ranked)) if state.model.kind == "competition" else None
     return _learnt(state, samples, activity, rate, slowing, wanted)
+
+
+def _competed(state: Training, samples: Array, ranked: bool) -> Any:
+    """What units learn from: where they rest, or what each does in a single turn, the most active first."""
+    if not ranked:
+        return _encoder(state.model)(samples)
+    order = np.argsort(-np.asarray(state.power), kind="stable")
+    model = dataclasses.replace(state.model, W_dec=state.model.W_dec[order])
+    return _encoder(model, sweeps=1)(samples)[:, np.argsort(order)]
 
 
 @eqx.filter_jit
@@ -422,7 +438,6 @@ def _revived(
             return old.at[who].set(jnp.where(mask, new, old[who]))
 
         columns = tree.W_enc[:, who]
-
         return eqx.tree_at(
             lambda m: (m.W_enc, m.W_dec, m.b_enc, m.threshold),
             tree,

@@ -35,18 +35,23 @@ STILL = 0.1
 
 
 def rest(
-    samples: Float[Array, "samples inputs"], fields: Float[Array, "units inputs"], price: Float[Array, ""]
+    samples: Float[Array, "samples inputs"],
+    fields: Float[Array, "units inputs"],
+    price: Float[Array, ""],
+    sweeps: int = SWEEPS,
 ) -> Float[Array, "samples units"]:
     """Let all units compete for each sample, as JAX on any device; `rest_on_cpu` does the same, compiled."""
-    drive = samples @ fields.T
+    drive, falling = samples @ fields.T, min(FALLING, sweeps)
     if len(fields) <= TABLE:
-        return compete(drive, overlaps(fields), price)
+        return compete(drive, overlaps(fields), price, falling, sweeps)
     proposed, heard, between = _strongest(drive, fields)
     rows = jnp.arange(len(samples))[:, None]
-    return jnp.zeros_like(drive).at[rows, proposed].set(compete(heard, between, price))
+    return jnp.zeros_like(drive).at[rows, proposed].set(compete(heard, between, price, falling, sweeps))
 
 
-def rest_on_cpu(samples: Any, fields: Any, price: Any, table: np.ndarray | None = None) -> np.ndarray:
+def rest_on_cpu(
+    samples: Any, fields: Any, price: Any, table: np.ndarray | None = None, sweeps: int = SWEEPS
+) -> np.ndarray:
     """Let all units compete for each sample; see `rest`.
 
     Args:
@@ -54,6 +59,7 @@ def rest_on_cpu(samples: Any, fields: Any, price: Any, table: np.ndarray | None 
         fields: Shape (units, inputs), float32, rows of norm 1.
         price: Least amplitude at which a unit stays active.
         table: `overlaps(fields)`, where it is known already.
+        sweeps: How often every unit has its turn, in the order of `fields`; the price falls in the first `FALLING`.
 
     Returns:
         Activity, at least 0, shape (samples, units), float32.
@@ -62,8 +68,8 @@ def rest_on_cpu(samples: Any, fields: Any, price: Any, table: np.ndarray | None 
 
     def settled(heard: Array, between: Any) -> np.ndarray:
         hears, activity = np.array(heard), np.zeros(heard.shape, np.float32)
-        cost = np.float32(price)
-        loops.compete(hears, np.asarray(between), cost, FALLING, SWEEPS, np.float32(STILL) * cost, activity)
+        cost, falling = np.float32(price), min(FALLING, sweeps)
+        loops.compete(hears, np.asarray(between), cost, falling, sweeps, np.float32(STILL) * cost, activity)
         return activity
 
     drive = _drive(samples, fields)

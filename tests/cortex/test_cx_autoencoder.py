@@ -170,13 +170,56 @@ def test_baselines_learn_at_the_rate_that_was_asked_for(kind, competing):
     assert unexplained(competing, samples(1000, 5))[0] < left
 
 
-@pytest.mark.parametrize("kind", ["competition", "topk"])
-def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_ends(kind):
+@pytest.mark.parametrize(
+    ("kind", "ranked"),
+    [("competition", False), ("competition", True), pytest.param("topk", False, marks=pytest.mark.bench)],
+)
+def test_a_resumed_training_ends_bit_for_bit_where_an_uninterrupted_one_ends(kind, ranked):
     seen = []
-    whole = trained(kind, every=8, watch=seen.append)
+    whole = trained(kind, every=8, watch=seen.append, ranked=ranked)
     assert [int(state.step) for state in seen] == [8, 16, 20]
-    resumed = trained(kind, state=seen[0])
+    resumed = trained(kind, state=seen[0], ranked=ranked)
     assert eqx.tree_equal(whole, resumed)
+
+
+def test_in_ranks_each_unit_has_one_turn_the_most_active_first():
+    """Ranks drawn with seed 7."""
+    state = first_training(DATA, UNITS, kind="competition", active=ACTIVE, seed=0)
+    rank = np.random.default_rng(7).permutation(UNITS)
+    state = state._replace(power=jnp.asarray(1 / (1 + rank), jnp.float32))
+    state = state._replace(model=dataclasses.replace(state.model, price=jnp.float32(PRICE)))
+    stimuli = (DATA[:64] - np.asarray(state.mean)) * np.asarray(state.scale)
+    first = np.argsort(rank)
+    fields = np.asarray(state.model.W_dec, np.float64)[first]
+    activity = np.asarray(autoencoder._competed(state, jnp.asarray(stimuli), True))
+    expected = [in_turn(fields, stimulus, [PRICE], 0.1 * PRICE) for stimulus in stimuli]
+    assert np.allclose(activity[:, first], expected, atol=1e-4) and np.count_nonzero(activity) > 64
+
+
+def test_in_ranks_a_feature_that_never_comes_alone_is_told_from_the_one_it_comes_with():
+    """Feature 0 is active in half of the samples, feature 1 in half of these; one unit stands for 0, one for both."""
+    rng, rows = np.random.default_rng(8), np.eye(2, INPUTS, dtype=np.float32)
+    parent = rng.random(3000) < 0.5
+    awake = np.stack([parent, parent & (rng.random(3000) < 0.5)], 1)
+    data = (awake * (1 + 0.1 * rng.normal(size=(3000, 2))) @ rows).astype(np.float32)
+    state = first_training(data, 2, kind="competition", active=1, seed=0)
+    fields = jnp.asarray(unit_rows(np.array([rows[0], rows.sum(0)])), jnp.float32)
+    state = state._replace(
+        model=dataclasses.replace(state.model, W_dec=fields, price=jnp.float32(0.3)),
+        power=jnp.array([0.5, 0.4]),
+        mean=jnp.zeros(INPUTS),
+        scale=jnp.float32(1),
+    )
+    ends = []
+    for ranked in (True, False):
+        after = state
+        for step in range(100):
+            after = autoencoder._step(
+                after, jnp.asarray(data[step * 30 :][:30]), *jnp.array([1e-2, 1, 1.0]), ranked=ranked
+            )
+        ends.append(np.asarray(after.model.W_dec @ rows.T))
+    assert np.allclose(ends[0], np.eye(2), atol=0.1)
+    assert np.allclose(ends[1][1], np.sqrt(0.5), atol=0.1)
 
 
 def test_units_of_measurement_do_not_matter(competing):
@@ -216,6 +259,7 @@ def test_silent_units_keep_their_fields_until_one_is_revived_by_what_is_worst_ex
     [
         ({"kind": "gated"}, "kind is 'gated'; it must be one of competition"),
         ({"active": 16}, "active is 16; it must be between 1 and units - 1 = 15"),
+        ({"ranked": True}, "only units that compete learn in ranks; kind is 'topk'"),
         ({"data": DATA[0]}, "shape"),
         ({"data": DATA[:0]}, "must not be empty"),
     ],

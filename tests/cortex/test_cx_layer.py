@@ -111,6 +111,7 @@ def test_the_step_is_safe_and_not_timid():
         assert 0.85 / largest < safe_step(jnp.asarray(fields, jnp.float32), 0.7) <= (1 + 1e-5) / largest
 
 
+@pytest.mark.bench
 def test_of_two_units_of_nearly_one_direction_the_nearer_one_speaks():
     """Without competition both do. Alone, unit 0 rests at n·x − λ, of which unit 1 is left with less than λ."""
     own, toward = layer(0.99, max_rounds=5000), jnp.eye(INPUTS)[0]

@@ -15,6 +15,8 @@ from catallax.errors import InputError
 from catallax.runs.store import RunContext
 from catallax.study import Settings
 
+LOADS = (0.02, 0.05, 0.08, 0.1, 0.2)
+
 
 def rows_of(path):
     with path.open(encoding="utf-8", newline="") as stream:
@@ -27,6 +29,7 @@ def shown(tmp_path_factory):
     folder = tmp_path_factory.mktemp("shows") / "memory"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(memory_study, "SEEDS", 1)
+        patch.setattr(memory_study, "LOADS", LOADS)
         patch.setattr(memory_study, "DENSE_LOADS", (0.5, 2.0))
         patch.setattr(memory_study, "RULES", {"Hebb": hebb, "exponential": exponential})
         patch.setattr(memory_study, "NOISE", (0.0, 0.5))
@@ -40,7 +43,7 @@ class TestMemory:
         rows = [
             {name: float(value or "nan") for name, value in row.items()} for row in rows_of(shown / "answer/load.csv")
         ]
-        assert [row["load"] for row in rows] == list(memory_study.LOADS)
+        assert [row["load"] for row in rows] == list(LOADS)
         for row in rows[:4]:
             assert row["overlap"] == pytest.approx(expected_overlap(row["load"]), abs=0.02) and row["recalled"] == 1
         assert rows[-1]["recalled"] < 0.5
