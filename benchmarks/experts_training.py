@@ -9,8 +9,10 @@ and see the same batches for the same seed. A dense network of equal floating-po
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
+from collections import UserDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from catallax.experts.compare import (
     FROZEN_VIOLATION,
     HELD_VIOLATION,
     LOSS,
+    LOSS_FROZEN,
     PACE,
     ROUTERS,
     TRAIN_VIOLATION,
@@ -40,6 +43,8 @@ from catallax.experts.train import Progress, Settings, train
 from . import report
 
 Say = Callable[[str], Any]
+
+CELLS = Path(__file__).resolve().parent / "results" / "experts-routers.json"
 
 TRAINING, VALIDATION, MARGIN, ADDED = 0.03, 0.05, 0.003, 0.03
 """Aims: MaxVio of training and of validation, nats per byte behind the best rival, share of a step."""
@@ -72,12 +77,14 @@ class Size:
     chunk: int
 
 
-FULL = Size(Shape(), 16, 5, 200, 150, 40, 160, 15, 10)
+FULL = Size(Shape(), 16, 5, 1000, 150, 40, 160, 15, 10)
 QUICK = Size(Shape(width=16, heads=2, context=32, experts=8, hidden=16), 6, 2, 20, 10, 4, 12, 3, 2)
 
 
 def routers(size: Size, say: Say) -> dict[str, Any]:
-    """Compare all routers."""
+    """Compare all routers; at full size what was measured is kept, and a second start goes on from there."""
+    problem = f"{size.steps} steps of {size.batch * size.shape.context:,} bytes, {size.seeds} seeds"
+    cells = Cells(CELLS if size is FULL else None, problem)
     found = compare(
         machine_domains(),
         ROUTERS,
@@ -86,10 +93,30 @@ def routers(size: Size, say: Say) -> dict[str, Any]:
         seeds=size.seeds,
         steps=size.steps,
         windows=size.windows,
+        known=cells,
         watch=say,
     )
-    problem = f"{size.steps} steps of {size.batch * size.shape.context:,} bytes, {size.seeds} seeds"
     return _tabled("routers", problem, found) | {"aims": aims(found), "unwon": found.unwon()}
+
+
+class Cells(UserDict):
+    """What was measured of each router and seed, written to a file as soon as it is there.
+
+    Args:
+        path: The file; None keeps nothing.
+        problem: What is measured; a file of another problem counts for nothing.
+    """
+
+    def __init__(self, path: Path | None, problem: str):
+        self.path, self.problem = path, problem
+        kept = {} if path is None or not path.exists() else json.loads(path.read_text(encoding="utf-8"))
+        super().__init__(kept["cells"] if kept.get("problem") == problem else {})
+
+    def __setitem__(self, name: str, cell: dict[str, Any]) -> None:
+        super().__setitem__(name, cell)
+        if self.path is not None:
+            text = json.dumps({"problem": self.problem, "cells": self.data}, indent=1) + "\n"
+            self.path.write_text(text, encoding="utf-8")
 
 
 def aims(found: Comparison) -> list[dict[str, Any]]:
@@ -100,8 +127,9 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
     )
     lost = float(found.of("market", "dropped in training").max())
     rivals = [name for name in found.methods if name not in ("market", DENSE)]
-    best = min(rivals, key=lambda name: found.interval(name, LOSS)[0])
-    behind, half = interval(found.of("market", LOSS) - found.of(best, LOSS))
+    # A rival counts by the better of its two ways: the moving price is ours, and not all are the better for it.
+    best, way = min(itertools.product(rivals, (LOSS, LOSS_FROZEN)), key=lambda pair: found.interval(*pair)[0])
+    behind, half = interval(found.of("market", LOSS) - found.of(best, way))
     wanted = [
         (
             f"training MaxVio ≤ {TRAINING:g} from the first step on, all seeds",
@@ -119,7 +147,12 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
             frozen_violation <= VALIDATION,
         ),
         ("no token dropped at capacity 1.0 after repair", lost, lost <= 0),
-        (f"nats/byte behind the best rival ({best}, ± {half:.2g}) ≤ {MARGIN:g}", behind, behind <= MARGIN),
+        (
+            f"nats/byte behind the best rival ({best}, its price {'frozen' if way == LOSS_FROZEN else 'moving'}, "
+            f"± {half:.2g}) ≤ {MARGIN:g}",
+            behind,
+            behind <= MARGIN,
+        ),
     ]
     for measure in (BYTE_BITS, DOMAIN_BITS):
         most = max(rivals, key=lambda name: found.interval(name, measure)[0])

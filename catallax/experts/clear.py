@@ -78,7 +78,7 @@ def reserves(surplus: Float[Array, "experts ..."], active: int) -> Float[Array, 
     return _middle(_highest(surplus, active + 1))
 
 
-def _once(law: Callable[[Array], Any], x: Array) -> Any:
+def once(law: Callable[[Array], Any], x: Array) -> Any:
     """Return law(x), worked out once for all who use it, and not by XLA for each of them again.
 
     That is so of what a loop brings. This one takes one turn, which XLA does not know beforehand: it does not see that
@@ -90,18 +90,18 @@ def _once(law: Callable[[Array], Any], x: Array) -> Any:
     return lax.while_loop(lambda carry: ~carry[0], lambda carry: (~carry[0], law(x)), start)[1]
 
 
-def _across(x: Float[Array, "tokens experts"]) -> Float[Array, "experts tokens"]:
+def by_expert(x: Float[Array, "tokens experts"]) -> Float[Array, "experts tokens"]:
     """Return the table with each expert's tokens next to one another in memory.
 
     It goes through a flat array, of which XLA cannot keep the old order and call it turned.
     """
-    return _once(lambda x: x.T.ravel(), x).reshape(x.shape[::-1])
+    return once(lambda x: x.T.ravel(), x).reshape(x.shape[::-1])
 
 
 def _opened(surplus: Float[Array, "tokens experts"], active: int) -> tuple[Array, Array]:
     """Return surpluses by expert, (experts, tokens), and tokens' reserves."""
-    across = _across(surplus)
-    return across, _once(lambda across: reserves(across, active), across)
+    across = by_expert(surplus)
+    return across, once(lambda across: reserves(across, active), across)
 
 
 def trial_prices(low: Float[Array, " experts"], high: Float[Array, " experts"]) -> Float[Array, "trials experts"]:
@@ -140,7 +140,7 @@ def idle_reserve(price: Float[Array, " experts"]) -> Float[Array, ""]:
     return order[0] / 2 + order[min(1, price.size - 1)] / 2
 
 
-def _takers(
+def demand(
     across: Float[Array, "experts tokens"], reserve: Float[Array, " tokens"], trial: Float[Array, "trials experts"]
 ) -> Int[Array, "trials experts"]:
     """Count who would take each expert at each trial price.
@@ -158,7 +158,7 @@ def _takers(
     return jnp.stack(counts)
 
 
-def _quantile(
+def quantile(
     across: Float[Array, "experts tokens"],
     reserve: Float[Array, " tokens"],
     bracket: tuple[Float[Array, " experts"], Float[Array, " experts"]],
@@ -170,7 +170,7 @@ def _quantile(
 
     def narrow(_, bracket):
         low, high = bracket
-        takers = total(_takers(across, reserve, trial_prices(low, high)), axis_name)
+        takers = total(demand(across, reserve, trial_prices(low, high)), axis_name)
         return narrowed(low, high, takers, *law)
 
     return lax.fori_loop(0, steps, narrow, bracket)[1]
@@ -182,7 +182,7 @@ def extremes(worth: Float[Array, "experts ..."]) -> tuple[Float[Array, "..."], F
     return functools.reduce(jnp.minimum, reached), functools.reduce(jnp.maximum, list(worth))
 
 
-@functools.partial(jax.jit, static_argnames=("active", "sweeps", "steps", "tol", "axis_name"))
+@functools.partial(jax.jit, static_argnames=("active", "sweeps", "steps", "axis_name"))
 def clear(
     affinity: Float[Array, "tokens experts"],
     active: int,
@@ -191,7 +191,6 @@ def clear(
     *,
     sweeps: int = 4,
     steps: int = 6,
-    tol: float | None = None,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, " experts"], Float[Array, " tokens"]]:
     """Return prices at which tokens ask for about as many places as there are, and tokens' reserves.
@@ -203,9 +202,8 @@ def clear(
         active: k, how many experts a token takes.
         capacity: c, places per expert; over all devices, where `axis_name` is given.
         price: Where to start: the last batch's prices, or zeros.
-        sweeps: Rounds of alternating quantiles; with `tol` the most there may be.
+        sweeps: Rounds of alternating quantiles.
         steps: Passes over the affinities per sweep; each makes the bracket of a price eight times smaller.
-        tol: Stop as soon as no expert is asked for more than this share above its places.
         axis_name: The mesh axis along which tokens are spread, inside `jax.shard_map`.
 
     Returns:
@@ -213,32 +211,28 @@ def clear(
         devices the prices are the same bit for bit.
     """
     affinity, price = lax.stop_gradient((affinity, price))
-    across = _across(affinity)
+    across = by_expert(affinity)
     tokens, experts = affinity.shape
     slack = spare(active, total(tokens, axis_name), capacity, experts)
     worst, best = extremes(across)
 
-    def going(carry: tuple[Array, Array, Array]) -> Array:
-        price, reserve, swept = carry
-        if tol is None:
-            return swept < sweeps
-        asked = _takers(across, reserve, jnp.stack([price, price]))[0]
-        most = jnp.ceil(jnp.asarray(capacity, jnp.float32) * (1 + tol)).astype(jnp.int32)
-        return (swept < sweeps) & (jnp.max(total(asked, axis_name)) > most)
-
-    def sweep(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        price, reserve, swept = carry
-        low, high = jnp.min(worst - reserve), jnp.max(best - reserve)
-        if axis_name is not None:
-            low, high = lax.pmin(low, axis_name), lax.pmax(high, axis_name)
+    def sweep(_, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        price, reserve = carry
+        low, high = bounds(worst - reserve, best - reserve, axis_name)
         law = capacity, slack, idle_reserve(price)
         bracket = jnp.full_like(price, low), jnp.full_like(price, high)
-        price = _quantile(across, reserve, bracket, law, steps, axis_name)
+        price = quantile(across, reserve, bracket, law, steps, axis_name)
         price = price - jnp.min(price)
-        return price, reserves(across - price[:, None], active), swept + 1
+        return price, reserves(across - price[:, None], active)
 
-    start = price, _once(lambda across: reserves(across - price[:, None], active), across), jnp.int32(0)
-    return lax.while_loop(going, sweep, start)[:2]
+    start = price, once(lambda across: reserves(across - price[:, None], active), across)
+    return lax.fori_loop(0, sweeps, sweep, start)
+
+
+def bounds(low: Array, high: Array, axis_name: str | None) -> tuple[Array, Array]:
+    """Return the least and the greatest number, over all devices."""
+    low, high = jnp.min(low), jnp.max(high)
+    return (low, high) if axis_name is None else (lax.pmin(low, axis_name), lax.pmax(high, axis_name))
 
 
 @functools.partial(jax.jit, static_argnames=("active", "repair"))
@@ -273,8 +267,8 @@ def assign(
     across, reserve = _opened(surplus, active)
     # The experts wanted are those worth more than the reserve. One asked by too many asks for more, the others do not.
     worth, none = across - reserve[None], jnp.zeros_like(price)
-    load, reach = _takers(across, reserve, jnp.stack([none, none - jnp.inf]))
-    rise = _quantile(
+    load, reach = demand(across, reserve, jnp.stack([none, none - jnp.inf]))
+    rise = quantile(
         across, reserve, (none, jnp.maximum(jnp.max(worth, axis=1), 0)), (capacity, 0, none[0]), REPAIR_STEPS, None
     )
     held = worth > jnp.where(load <= capacity, 0, rise)[:, None]

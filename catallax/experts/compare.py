@@ -5,8 +5,9 @@ are compared pair by pair.
 """
 
 import dataclasses
+import itertools
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..core.result import Status
 from ..errors import InputError
 from .evaluate import Evaluation, calibrate, evaluate
 from .measure import dead, evenness, information, max_violation, table_of
-from .model import DENSE, LanguageModel, Shape
+from .model import CAUSAL, DENSE, LanguageModel, Shape
 from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
@@ -53,9 +54,10 @@ information with the expert that serves (`measure.information`), both means over
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
-    "threshold", DENSE,
+    "threshold", CAUSAL, DENSE,
 )  # fmt: skip
-"""All that can be compared; "dense" is a network without experts of equal floating-point work, for reference."""
+"""All that can be compared; "causal" is the market with a price for every sequence, "dense" a network without experts
+of equal floating-point work, for reference."""
 
 CONFIDENCE = 0.95
 """Of all intervals."""
@@ -148,6 +150,7 @@ def compare(
     seeds: int = 5,
     steps: int = 1000,
     windows: int | None = None,
+    known: MutableMapping[str, Any] | None = None,
     watch: Callable[[str], Any] | None = None,
 ) -> Comparison:
     """Train a model with each router, once for each seed, and measure.
@@ -160,6 +163,8 @@ def compare(
         seeds: How many times; two at least, so that there is an interval.
         steps: Steps of each training.
         windows: At most so many validation windows of each domain.
+        known: What was measured before of the same texts, sizes and steps, by "router, seed"; it is not measured again,
+            and what is new is added, so that a comparison which was stopped can go on.
         watch: Called with a line that says what was done.
 
     Raises:
@@ -168,16 +173,21 @@ def compare(
     """
     need_seeds(seeds)
     shape, settings = shape or Shape(), settings or Settings()
-    values, losses = [], []
-    for router in routers:
-        for seed in range(seeds):
-            sized = dataclasses.replace(shape, router=router)
-            trained, pace = taught(corpus, sized, settings, steps, seed, router)
-            scores, by_domain, _ = measured(trained, corpus, settings, pace, seed, windows)
-            values.append([scores[measure] for measure in MEASURES])
-            losses.append(by_domain)
-            if watch is not None:
-                watch(f"{router}, seed {seed}: {scores[LOSS]:.4f} nats/byte, {pace:.0f} ms a step")
+    known = {} if known is None else known
+    # Seed by seed, so that whoever stops early has all routers beside one another.
+    for seed, router in itertools.product(range(seeds), routers):
+        if (name := f"{router}, {seed}") in known:
+            continue
+        sized = dataclasses.replace(shape, router=router)
+        trained, pace = taught(corpus, sized, settings, steps, seed, router)
+        scores, by_domain, _ = measured(trained, corpus, settings, pace, seed, windows)
+        there = {measure: value for measure, value in scores.items() if not np.isnan(value)}
+        known[name] = {"scores": there, "losses": by_domain.tolist()}
+        if watch is not None:
+            watch(f"{router}, seed {seed}: {scores[LOSS]:.4f} nats/byte, {pace:.0f} ms a step")
+    cells = [known[f"{router}, {seed}"] for router in routers for seed in range(seeds)]
+    values = [[cell["scores"].get(measure, np.nan) for measure in MEASURES] for cell in cells]
+    losses = [cell["losses"] for cell in cells]
     counts = (len(routers), seeds)
     grid = np.moveaxis(np.reshape(values, (*counts, len(MEASURES))), 1, 2)
     return Comparison(tuple(routers), MEASURES, grid, corpus.names, np.reshape(losses, (*counts, -1)))

@@ -15,6 +15,10 @@ from .compare import TRAIN_VIOLATION, held_scores, served
 from .model import LanguageModel, sequences
 from .problem import Routing
 from .text import CLASSES, Corpus, byte_class, windows
+from .trade import accounts
+
+SAMPLE = 8
+"""Windows of each domain on which experts' accounts are taken."""
 
 GAP = 5e-3
 """What training's clearing of a batch, a few sweeps from the last price, has to reach; `assign_experts` goes on."""
@@ -32,6 +36,8 @@ class Judged:
         domains: Validation loss of each domain, nats per byte.
         served: By "domain" and "byte" the kinds' names, and how often each expert of each layer serves each kind, an
             array (layers, experts, kinds); empty without experts.
+        accounts: "gain" and "revenue" of each expert (`trade.accounts`), nats per token of a sample of the held-out
+            text, (layers, experts); empty without experts.
         certificates: Of the market of one batch, and of balance; none for other routers.
         text: What the model wrote.
     """
@@ -41,6 +47,7 @@ class Judged:
     scores: dict[str, float]
     domains: Mapping[str, float]
     served: Mapping[str, tuple[Sequence[str], np.ndarray]]
+    accounts: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
     certificates: Sequence[Certificate] = ()
     text: str = ""
 
@@ -60,12 +67,16 @@ def judge(
     """
     (scores, tight), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
     kinds: dict[str, tuple[Sequence[str], np.ndarray]] = {}
+    earned: dict[str, np.ndarray] = {}
     if len(tight.load):
         scores[TRAIN_VIOLATION] = float(curve["max_violation"].max())
         scores["dropped in training"] = float(curve["dropped"].max())
         kinds["domain"] = (tight.domains, served(tight, tight.domain, len(tight.domains)))
         kinds["byte"] = (CLASSES, served(tight, byte_class(tight.tokens), len(CLASSES)))
-    return Judged(router, curve, scores, dict(zip(tight.domains, tight.loss.tolist(), strict=True)), kinds)
+        some = jnp.asarray(windows(held, model.shape.context, SAMPLE)[0], jnp.int32)
+        trade = accounts(model, states, some)
+        earned = {name: np.asarray(getattr(trade, name)) / some[:, 1:].size for name in ("gain", "revenue")}
+    return Judged(router, curve, scores, dict(zip(tight.domains, tight.loss.tolist(), strict=True)), kinds, earned)
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -26,12 +26,16 @@ from safetensors.numpy import save as pack
 
 from ..errors import InputError
 from .layer import Expert, MarketMoE
+from .routers import Router
 
 BYTES = 256
 """The vocabulary: every byte is a token."""
 
 DENSE = "dense"
 """The router of a model without experts: every token uses one network as large as those that it would choose."""
+
+CAUSAL = "causal"
+"""The router of a market whose price is every sequence's own and has heard of its earlier tokens alone."""
 
 FORMAT = "catallax-language-model-1"
 """How a model's file calls itself."""
@@ -50,7 +54,7 @@ class Shape:
         active: Experts per token.
         hidden: Inner width of an expert.
         shared: Experts that every token uses beside those that it chooses.
-        router: Who balances: one of `ROUTERS`, or "dense".
+        router: Who balances: one of `ROUTERS`, "causal" for `Router("market", causal=True)`, or "dense".
         capacity_factor: Places at all experts per place that tokens ask for.
     """
 
@@ -129,15 +133,16 @@ def _each(norm: eqx.nn.RMSNorm, x: Float[Array, "*many width"]) -> Float[Array, 
 def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     if shape.router == DENSE:
         return Expert(shape.width, shape.hidden * (shape.active + shape.shared), key=key)
-    return MarketMoE(
-        shape.width,
-        shape.hidden,
+    causal = shape.router == CAUSAL
+    router = Router(
+        "market" if causal else shape.router,
         shape.experts,
         shape.active,
-        router=shape.router,
         capacity_factor=shape.capacity_factor,
-        shared=shape.shared,
-        key=key,
+        causal=causal,
+    )
+    return MarketMoE(
+        shape.width, shape.hidden, shape.experts, shape.active, router=router, shared=shape.shared, key=key
     )
 
 

@@ -23,6 +23,7 @@ Name = Literal[
     "choice",
     "hash",
     "threshold",
+    "causal",
     "dense",
 ]
 """Who decides which experts serve a token; "dense" has one network of as much work instead of experts."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from .compare import BYTE_BITS, DOMAIN_BITS, LOSS, Comparison, interval, measured, need_seeds, taught
 from .evaluate import Evaluation, evaluate
+from .judge import SAMPLE
 from .measure import redundancy
 from .model import Shape
 from .surgery import add, exiled, remove
@@ -46,9 +47,6 @@ tokens of an expert gain from it alone and what it would earn at its best posted
 over experts; the validation loss that an infinite price on one expert adds, at once, mean over experts; what is left
 of it when the expert of largest gain is taken out and training goes on, beside training that goes on with all; what a
 new expert takes off that loss, and its load over the mean load; these at capacity 1.25."""
-
-SAMPLE = 8
-"""Windows of each domain on which accounts and redundancy are measured."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

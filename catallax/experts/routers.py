@@ -166,8 +166,8 @@ class Router(eqx.Module):
             repair: Instead of the router's own; at inference False by default.
             moving: At inference, let the frozen price follow what the batch asks for: its sequences advance together,
                 as when many texts are written at once, and the price and the places of a token have heard of earlier
-                positions alone (places also of earlier sequences at its own). Not where tokens take what exceeds a
-                threshold, whose prices stay frozen.
+                positions alone (places also of earlier sequences at its own). Where tokens take what exceeds a
+                threshold, or go where their number says, prices stay frozen.
             axis_name: Axis of `jax.shard_map` or `jax.vmap` over which tokens are spread. Prices and logs are then of
                 all tokens, capacity and places those of each device.
 
@@ -185,7 +185,8 @@ class Router(eqx.Module):
         removed = jnp.zeros(self.experts, bool) if price_offset is None else jnp.isposinf(price_offset)
         offset = 0.0 if price_offset is None else jnp.where(removed, 0, price_offset)
         score = lax.stop_gradient(self.rule.score(affinity, tokens) - jnp.broadcast_to(offset, self.experts)[None])
-        moving = moving and not (train or self._worth or self.causal)
+        # No price can tell tokens that go where their number says, or that take all above a threshold.
+        moving = moving and not (train or self._worth or self.causal or self.rule.score is hashed)
         if train and not (self.causal or self.threshold):
             score = parted(score, self.rule.parting, axis_name)
         # Finite for the rules that find prices, but worse than any other. A price that moves falls without end.

@@ -24,6 +24,7 @@ WHAT = {
     "choice": "experts choose tokens (Zhou et al. 2022)",
     "hash": "a fixed table from bytes to experts (Roller et al. 2021)",
     "threshold": "an expert serves whatever exceeds a threshold of its own",
+    "causal": "a market in every sequence, at a price that has heard of its earlier tokens alone",
     "dense": "no experts: one network that does as much work for each token",
 }
 """What each router does, in a line."""
@@ -84,7 +85,7 @@ def summary(findings: Findings) -> list[str]:
 def sections(findings: Findings) -> list[Section]:
     """Return the body of the report."""
     found = [_question(findings), _comparison(findings), _training(findings), _domains(findings)]
-    found += _served(findings) + _prices(findings)
+    found += _better_off(findings) + _served(findings) + _prices(findings)
     return [*found, *_texts(findings), _words()]
 
 
@@ -158,6 +159,43 @@ def _domains(findings: Findings) -> Section:
     for one in findings.judged:
         table[one.router] = [one.domains[name] for name in names]
     return Section("Loss by domain", "Nats per byte on the held-out part of each text.", table)
+
+
+def _better_off(findings: Findings) -> list[Section]:
+    first, rows = findings.first, []
+    for other in findings.judged[1:]:
+        parties = [("domains", {name: first.domains[name] - loss for name, loss in other.domains.items()}, -1)]
+        for account in first.accounts if other.accounts else ():
+            less = np.ndenumerate(first.accounts[account] - other.accounts[account])
+            experts = {f"{layer + 1}.{expert}": value for (layer, expert), value in less}
+            parties.append((f"experts, {account}", experts, 1))
+        for who, changes, sign in parties:
+            rows.append((other.router, who, *(_named(changes, side * sign) for side in (1, -1))))
+    if not rows:
+        return []
+    text = (
+        f"“{first.router}” beside each other router: which domains of the held-out text are predicted better and which "
+        "worse; and which experts are worth more to the tokens that they serve (gain: what a token's loss falls by "
+        "the expert alone) and earn more (revenue: at the posted price that earns most), and which less. All models "
+        "begin alike, so that an expert, named by its layer and number, is the same one under every router."
+    )
+    harmed = {beside for beside, _, _, worse in rows if worse}
+    whole = [other.router for other in findings.judged[1:] if other.router not in harmed]
+    text += (
+        f" Nobody is worse off, a Pareto improvement, than under: {', '.join(whole)}."
+        if whole
+        else " Beside each of them somebody is worse off: a Pareto improvement on none."
+    )
+    columns = map(list, zip(*rows, strict=True))
+    table: dict[str, Any] = dict(zip(("beside", "who", "better off", "worse off"), columns, strict=True))
+    note = "One seed: whoever gains or loses little may do the opposite under another."
+    return [Section("Who is better off", text, table, note=note, file="answer/accounts.csv")]
+
+
+def _named(changes: Mapping[str, float], sign: int) -> str:
+    """Name those whose change has a sign, and say how many of all they are."""
+    names = [name for name, change in changes.items() if change * sign > 0]
+    return f"{len(names)} of {len(changes)}: {', '.join(names)}" if names else ""
 
 
 def _served(findings: Findings) -> list[Section]:

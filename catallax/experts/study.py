@@ -241,6 +241,12 @@ def write_tables(run: RunContext, findings: Findings) -> None:
         for step, price in zip(one.curve["step"].tolist(), one.curve.get("price", ()), strict=False):
             prices += [(one.router, step, layer + 1, expert, value) for (layer, expert), value in np.ndenumerate(price)]
     run.write_table("served", _columns(("router", "layer", "expert", "about", "kind", "tokens"), rows))
+    accounts = [
+        (one.router, layer + 1, expert, gain, one.accounts["revenue"][layer, expert])
+        for one in judged
+        for (layer, expert), gain in np.ndenumerate(one.accounts.get("gain", ()))
+    ]
+    run.write_table("accounts", _columns(("router", "layer", "expert", "gain", "revenue"), accounts))
     run.write_table("prices", _columns(("router", "step", "layer", "expert", "price"), prices))
 
 

@@ -15,6 +15,7 @@ from catallax.core.result import Status
 from catallax.core.run import run
 from catallax.errors import InputError
 from catallax.experts import Routing, assign, assign_experts, certify, clear, dual_value
+from catallax.experts.balance import HASTE, balance
 from catallax.experts.certify import worth
 from catallax.experts.clear import _listed, _swap, reserves
 from catallax.experts.dispatch import ranks
@@ -97,15 +98,54 @@ def test_clearing_balances_and_is_warm_started(cleared):
     assert dual_value(Routing(affinity, ACTIVE), warm) <= dual_value(Routing(affinity, ACTIVE), price) + 1e-4
 
 
-def test_clearing_stops_as_soon_as_loads_are_near_enough(cleared):
+def loads(affinity, price):
+    """Count with NumPy who is among a token's best at the prices."""
+    surplus = np.asarray(affinity) - np.asarray(price)
+    return np.bincount(np.argsort(-surplus, axis=1)[:, :ACTIVE].ravel(), minlength=affinity.shape[1])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_balance_stops_as_soon_as_no_load_is_too_large_and_near_the_optimum(seed):
+    affinity, tol, start = drawn(480, seed=seed, skew=seed), 0.02, np.linspace(0, seed, EXPERTS, dtype=np.float32)
+    capacity = ACTIVE * 480 // EXPERTS
+    law = functools.partial(balance, jnp.asarray(affinity), ACTIVE, capacity, jnp.asarray(start), tol=tol)
+    price, most = law(), np.ceil(capacity * (1 + tol))
+    assert float(price.min()) == 0 and loads(affinity, price).max() <= most
+    np.testing.assert_allclose(law(sweeps=0), start - start.min(), atol=1e-6)
+    each = [loads(affinity, law(sweeps=sweeps)).max() <= most for sweeps in range(33)]
+    first = each.index(True)
+    assert 1 < first <= 10 and all(each[first:])
+    np.testing.assert_array_equal(law(sweeps=first), price)
+    # Not only balanced, but worth to tokens what any assignment can be: the proof of the repaired one is tight.
+    taken = assign(jnp.asarray(affinity), price, ACTIVE, capacity)
+    gap, load, experts = certify(Routing(affinity, ACTIVE, capacity), np.asarray(taken.chosen), np.asarray(price))
+    assert gap.value < 2e-3 and load.holds and experts.holds
+
+
+def test_balance_is_hastened_where_demand_passes_along_a_chain():
+    # Experts on a line, each token near two of them, and most tokens at one end.
+    tokens, experts = 480, 12
+    capacity, seats = ACTIVE * tokens // experts, (np.arange(experts) + 0.5) / experts
+    place = np.random.default_rng(0).random(tokens) ** 2
+    affinity = jnp.asarray(-10 * (place[:, None] - seats) ** 2, jnp.float32)
+
+    def uneven(price):
+        return loads(affinity, price).max() > np.ceil(1.02 * capacity)
+
+    price, plain = jnp.zeros(experts), 0
+    while uneven(price) and plain < 200:
+        price, plain = clear(affinity, ACTIVE, capacity, price, sweeps=1)[0], plain + 1
+    law = functools.partial(balance, affinity, ACTIVE, capacity, jnp.zeros(experts), tol=0.02)
+    # 78 sweeps against 11.
+    assert not uneven(price) and not uneven(law(sweeps=plain // 4))
+
+
+def test_balance_without_end_gives_up_haste_and_descends(cleared):
     affinity, _, _ = cleared
-    law = functools.partial(clear, affinity, ACTIVE, CAPACITY, jnp.zeros(EXPERTS))
-    each = [law(sweeps=sweeps)[0] for sweeps in range(9)]
-    loads = [int(assign(affinity, price, ACTIVE, CAPACITY).load.max()) for price in each]
-    first = next(sweeps for sweeps, load in enumerate(loads) if load <= np.ceil(1.2 * CAPACITY))
-    assert 0 < first < 8
-    np.testing.assert_array_equal(law(sweeps=8, tol=0.2)[0], each[first])
-    np.testing.assert_array_equal(law(sweeps=first, tol=0.0)[0], each[first])
+    law = functools.partial(balance, affinity, ACTIVE, CAPACITY, jnp.zeros(EXPERTS), tol=-1.0)
+    bounds = [dual_value(Routing(affinity, ACTIVE), law(sweeps=HASTE + more)) for more in range(8)]
+    assert np.all(np.diff(bounds) <= 1e-4)
+    assert bounds[-1] == pytest.approx(exact(Routing(affinity, ACTIVE)), rel=2e-3)
 
 
 def test_the_contract_and_the_batch_come_to_the_same_prices(cleared):
@@ -135,6 +175,7 @@ def test_transformations_leave_prices_alone_and_give_no_gradient(cleared):
 
     def loss(a):
         found = jax.checkpoint(lambda a: clear(a, ACTIVE, CAPACITY, jnp.zeros(EXPERTS), sweeps=8)[0])(a)
+        found = balance(a, ACTIVE, CAPACITY, found, tol=0.0, sweeps=3)
         taken = assign(a, found, ACTIVE, CAPACITY)
         return jnp.sum(found) + jnp.sum(jnp.take_along_axis(a, taken.chosen, axis=1)), found
 
@@ -142,6 +183,7 @@ def test_transformations_leave_prices_alone_and_give_no_gradient(cleared):
     batch = jnp.stack([affinity, affinity[::-1]])[None]
     both = jax.jit(lambda b: jax.lax.scan(lambda c, x: (c, jax.vmap(jax.grad(loss, has_aux=True))(x)), 0, b)[1])
     slope, found = both(batch)
+    price = balance(affinity, ACTIVE, CAPACITY, price, tol=0.0, sweeps=3)
     np.testing.assert_array_equal(found[0], jnp.stack([price, price]))
     assert set(np.unique(slope)) == {0.0, 1.0} and float(slope[0, 0].sum()) == TOKENS * ACTIVE
 

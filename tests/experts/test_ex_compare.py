@@ -1,6 +1,7 @@
 """Comparison over seeds: intervals and verdicts of known numbers, who is better off, and the whole of it in small."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -88,7 +89,14 @@ def test_an_improvement_leaves_nobody_worse_off():
 
 
 def test_every_router_can_be_compared():
-    assert set(ROUTERS) == {*RULES, "dense"}
+    assert set(ROUTERS) == {*RULES, "causal", "dense"}
+
+
+def test_what_is_known_is_not_measured_again():
+    known = {f"{name}, {seed}": {"scores": {LOSS: seed}, "losses": [1, 2]} for name in "ab" for seed in (0, 1)}
+    found = compare(CORPUS, ("a", "b"), seeds=2, known=known)
+    assert found.of("b", LOSS).tolist() == [0, 1] and np.isnan(found.of("b", "evenness")).all()
+    assert found.losses[1, 1].tolist() == [1, 2] and len(known) == 4
 
 
 def test_bad_input_is_refused():
@@ -118,8 +126,11 @@ def test_all_routers_are_compared_in_small():
     assert all(np.isfinite(found.of(name, measure)).all() for name in balanced for measure in MEASURES)
     assert np.isfinite(found.of("dense", LOSS)).all() and np.isnan(found.of("dense", "evenness")).all()
     # Equal beginnings, equal batches: what differs is the router alone. And the same call gives the same numbers.
-    again = compare(CORPUS, ("market",), shape=SMALL, settings=Settings(batch=4), seeds=2, steps=6, windows=8)
+    known = {"market, 0": {"scores": {LOSS: found.of("market", LOSS)[0]}, "losses": [1, 2]}}
+    sizes: Any = dict(shape=SMALL, settings=Settings(batch=4), seeds=2, steps=6, windows=8)
+    again = compare(CORPUS, ("market",), known=known, **sizes)
     np.testing.assert_array_equal(again.of("market", LOSS), found.of("market", LOSS))
+    assert set(known) == {"market, 0", "market, 1"} and again.losses[0, 0].tolist() == [1, 2]
 
 
 @pytest.mark.bench

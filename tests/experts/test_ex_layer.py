@@ -78,15 +78,22 @@ def test_no_gradient_passes_through_the_price(layer):
     assert not np.any(jax.jit(jax.grad(served))(jnp.linspace(0, 0.5, EXPERTS)))
 
 
-def test_the_work_is_that_of_the_active_experts():
+@pytest.mark.parametrize("train", [pytest.param(True, marks=pytest.mark.bench), False])
+def test_the_work_is_that_of_the_active_experts(train):
+    def answer(layer, x):
+        return layer(x, layer.start(), train=train)[0]
+
+    def slope(layer, x):
+        return jax.grad(lambda both: jnp.sum(answer(*both) ** 2))((layer, x))
+
     def work(experts):
         layer = eqx.filter_eval_shape(lambda key: MarketMoE(32, 64, experts, 2, key=key), jax.random.key(0))
-        program = jax.jit(lambda layer, x: layer(x, layer.start(), train=False)[0])
         shape = jax.ShapeDtypeStruct((512, 32), jnp.float32)
-        return program.lower(layer, shape).compile().cost_analysis()["flops"]
+        return jax.jit(slope if train else answer).lower(layer, shape).compile().cost_analysis()["flops"]
 
-    # Two matrix products per expert; a multiplication and an addition each.
-    served = 2 * 2 * 2 * 512 * 32 * 64
+    # Two matrix products per expert, a multiplication and an addition each; the slope takes two more for each of them,
+    # one to what comes in and one to the parameters.
+    served = 2 * 2 * 2 * 512 * 32 * 64 * (3 if train else 1)
     few, many = work(4), work(32)
     assert served <= few < 1.5 * served
     # All 32 experts would be 16 times as much; what grows is the affinities' product and the search for the best.

@@ -331,11 +331,18 @@ def test_a_moving_price_has_heard_of_earlier_positions_alone():
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True))
 
 
+def test_no_price_moves_tokens_that_go_where_their_number_says():
+    router, state = Router("hash", EXPERTS, ACTIVE), Router("hash", EXPERTS, ACTIVE).start()
+    both: Any = {"train": False, "tokens": IDS, "length": 16, "capacity_factor": float(EXPERTS)}
+    found = jax.jit(lambda x: [router(x, state, moving=moving, **both)[0].chosen for moving in (True, False)])
+    assert np.array_equal(*found(affinities(1)))
+
+
 def test_tokens_that_are_equal_are_parted():
     # A long row of one byte: no price can send half of it here and half of it there.
     affinity = jnp.asarray(np.random.default_rng(4).normal(size=(512, 8)), jnp.float32).at[:96].set(jnp.arange(8) / 4)
     router = Router("market", 8, 2)
-    routed, state = router(affinity, router.start())
+    routed, state = jax.jit(router)(affinity, router.start())
     assert routed.logs.max_violation <= 0.03 and routed.logs.dropped == 0
     whole = Router("market", 8, 2)(affinity, state, train=False)[0].logs
     assert whole.max_violation > 0.1

@@ -7,6 +7,7 @@ import typing
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -19,14 +20,14 @@ from catallax.experts.compare import HELD_VIOLATION, LOSS, MEASURES, TRAIN_VIOLA
 from catallax.experts.compare import ROUTERS as COMPARED
 from catallax.experts.evaluate import evaluate
 from catallax.experts.figures import by_kind, draw_prices
-from catallax.experts.judge import Judged
+from catallax.experts.judge import SAMPLE, Judged
 from catallax.experts.judge import certify_batch as certified
 from catallax.experts.model import load
 from catallax.experts.options import Name, Options
 from catallax.experts.options import study as face
-from catallax.experts.sections import AIMS, WHAT
-from catallax.experts.text import read_texts, split
-from catallax.experts.trade import LOSSES
+from catallax.experts.sections import AIMS, WHAT, Findings, sections
+from catallax.experts.text import read_texts, split, windows
+from catallax.experts.trade import LOSSES, accounts
 from catallax.runs.store import RunContext
 from catallax.runs.tables import svg_of
 from catallax.study import GROUP, Settings, settings
@@ -116,6 +117,15 @@ class TestRun:
         assert {claim.name for claim in outcome.certificates} == {"gap", "load", "experts", TRAIN_VIOLATION}
         held_to = {claim.name: claim for claim in outcome.certificates}
         assert held_to["load"].holds and held_to["experts"].holds and held_to["gap"].value < 0.01
+
+    def test_the_accounts_are_those_of_the_saved_model(self, options, whole):
+        model, states = load(whole[0] / "answer" / "market.safetensors")
+        some = windows(split(read_texts(options.text))[1], options.context, SAMPLE)[0]
+        trade = accounts(model, states, jnp.asarray(some, jnp.int32))
+        rows = rows_of(whole[0] / "answer" / "accounts.csv")
+        for name in ("gain", "revenue"):
+            said = np.reshape([float(row[name]) for row in rows], (2, 4))
+            np.testing.assert_allclose(said, np.asarray(getattr(trade, name)) / some[:, 1:].size, rtol=1e-5)
 
     def test_the_history_holds_loads_and_prices(self, whole):
         history = [json.loads(line) for line in (whole[0] / "history.jsonl").read_text().splitlines()]
@@ -257,6 +267,27 @@ class TestRefused:
 def test_every_router_and_every_aim_is_described():
     assert set(typing.get_args(Name)) == set(WHAT) == set(COMPARED)
     assert set(typing.get_args(typing.get_type_hints(Options)["objective"])) == set(AIMS) == set(LOSSES)
+
+
+def test_who_is_better_off_is_told_by_name():
+    def one(router, loss, gain):
+        accounts = {name: np.array([[1.0, 2.0], [3.0, gain]]) for name in ("gain", "revenue")} if gain else {}
+        scores = dict.fromkeys(MEASURES, 1.0)
+        return Judged(router, {"step": np.array([]), "loss": np.array([])}, scores, {"a": loss, "b": 2.0}, {}, accounts)
+
+    judged = [one("market", 1.0, 4.0), one("none", 1.5, 5.0), one("hash", 1.0, 3.5), one("dense", 0.5, None)]
+    page = {section.title: section for section in sections(Findings(Options(), (1, 1), judged))}["Who is better off"]
+    rows = list(zip(*(page.table or {}).values(), strict=True))
+    assert rows == [
+        ("none", "domains", "1 of 2: a", ""),
+        ("none", "experts, gain", "", "1 of 4: 2.1"),
+        ("none", "experts, revenue", "", "1 of 4: 2.1"),
+        ("hash", "domains", "", ""),
+        ("hash", "experts, gain", "1 of 4: 2.1", ""),
+        ("hash", "experts, revenue", "1 of 4: 2.1", ""),
+        ("dense", "domains", "", "1 of 2: a"),
+    ]
+    assert page.text.endswith("a Pareto improvement, than under: hash.")
 
 
 def test_experts_of_one_kind_stand_together():
