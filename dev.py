@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if sys.version_info < (3, 11):  # noqa: UP036 - an older Python must be told, not shown a traceback
@@ -91,23 +92,35 @@ def test(words: list[str]) -> None:
     if words:
         hand_over(*pytest, *words, cwd=ROOT)
     quick = [*pytest, "-n", str(WORKERS), "--dist", "loadfile", "-m", "not bench"]
+    # Each of these takes one core for long: they go on beside the tests.
+    alone = {
+        "types": [PYTHON, "-m", "pyright", "--pythonpath", PYTHON],
+        "docs": [PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", VENV / "site"],
+    }
     checks = {
         "lint": [PYTHON, "-m", "ruff", "check", "--quiet", "."],
         "format": [PYTHON, "-m", "ruff", "format", "--check", "."],
         "imports": [PROGRAMS / "lint-imports", "--no-cache"],
-        "types": [PYTHON, "-m", "pyright", "--pythonpath", PYTHON],
-        "docs": [PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", VENV / "site"],
         "tests of the core": [*quick, *CORE],
         "tests": [*quick, *(word for path in CORE for word in ("--ignore", path))],
     }
-    # Small problems are compiled much longer than they run: the systems do without LLVM's optimisations.
-    plain = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()}
-    failed = {}
-    for name, command in checks.items():
-        print(f"· {name}", flush=True)
-        code = call(*command, cwd=ROOT, env={**private(), **(plain if name == "tests" else {})})
-        if code:
-            failed[name] = code
+    # Small problems are compiled much longer than they run: the systems do without LLVM's optimisations, in one piece.
+    flags = (
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+        "--xla_cpu_parallel_codegen_split_count=1",
+    )
+    plain = {"XLA_FLAGS": " ".join((os.environ.get("XLA_FLAGS", ""), *flags)).strip()}
+    codes = {}
+    with ThreadPoolExecutor() as beside:
+        for name, command in alone.items():
+            print(f"· {name}, beside the others", flush=True)
+            codes[name] = beside.submit(call, *command, quiet=True, cwd=ROOT, env=private())
+        for name, command in checks.items():
+            print(f"· {name}", flush=True)
+            codes[name] = call(*command, cwd=ROOT, env={**private(), **(plain if name == "tests" else {})})
+    codes |= {name: codes[name].result() for name in alone}
+    failed = {name: code for name, code in codes.items() if code}
     if failed:
         stop("failed: " + ", ".join(failed), next(iter(failed.values())))
     print("all checks and tests passed")

@@ -126,6 +126,20 @@ def rungs(results: dict) -> list[str]:
     return [f"A round of mirror descent on an open field, {horizon} decisions: {said}{fitted}.", ""]
 
 
+def crowds(results: dict) -> list[str]:
+    """Return a line on what whole solves of ever larger crowds take; none without them."""
+    large = results.get("large", {})
+    said = "; ".join(
+        f"{point['states']:,} states and {point['horizon']} decisions {point['seconds']:.3g} s, "
+        f"{point['rounds']} rounds, {point['peak_bytes'] / 1e9:.2g} GB"
+        for point in large.get("points", [])
+        if point["reached"]
+    )
+    return (
+        [f"From nothing to a certificate of {large['tolerance']:g} ({large['problem']}): {said}.", ""] if said else []
+    )
+
+
 def aims(results: dict) -> list[tuple[str, str, str, str]]:
     """Return for each aim the problem, what was wanted, what was found, and whether that reaches it."""
     parts = [*results["cases"], *(results[part] for part in ("ladder", "large") if part in results)]
@@ -169,7 +183,7 @@ def load(system: str) -> dict | None:
 
 TABLES = {
     "market": lambda found: [*table(found), "", measured(found), ""],
-    "meanfield": lambda found: [*games(found), "", measured(found), "", *rungs(found)],
+    "meanfield": lambda found: [*games(found), "", measured(found), "", *rungs(found), *crowds(found)],
     "cortex": lambda found: [
         *coding(found), "", measured(found, "CPU time of the process, least of several runs"), "", *climbs(found),
     ],

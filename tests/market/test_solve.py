@@ -26,7 +26,7 @@ def small(utility=LINEAR, n=12, m=5, seed=3, scale=1.0):
     return Market(draw.random((n, m)) + 0.05, draw.random(n) * scale + 0.1, draw.random(m) + 0.5, utility=utility)
 
 
-LONG = ("one percent more goods", "more goods than buyers", "one percent of goods")
+LONG = ("one percent more goods", "more goods than buyers", "one percent of goods", "one percent csr")
 """Instances of a shape of their own, which is compiled much longer than it runs."""
 
 
@@ -62,6 +62,7 @@ def test_a_beginning_in_single_precision_comes_to_the_same_rest(single, utility)
     assert answer.prices.dtype == np.float64 and max(c.value for c in answer.certificates) <= 1e-9
 
 
+@pytest.mark.bench
 def test_a_beginning_in_single_precision_that_leads_nowhere_is_forgotten(single):
     # In single precision, budgets over fifty decades are none at all.
     draw = np.random.default_rng(11)
@@ -238,7 +239,7 @@ def laws():
     yield "proportional response", ProportionalResponse(0.5), CES(0.5), {}
     yield "elastic demand", ElasticDemand(0.5), CES(0.5), quick
     yield "complements", None, LEONTIEF, quick
-    yield "central path", None, LINEAR, quick
+    yield pytest.param("central path", None, LINEAR, quick, marks=pytest.mark.bench)
 
 
 @pytest.mark.parametrize(
