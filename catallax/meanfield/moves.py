@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Bool, Float
 
+from .bands import Bands
 from .problem import AbstractChain, AbstractMoves, added
 from .problem import Chain as Chain
 from .problem import Listed as Listed
@@ -125,6 +126,24 @@ class Stencil(AbstractMoves):
         chances = self.chances if self.chances.ndim == 3 else self.chances[None]
         shape = (states.size, *chances.shape[1:])
         return jnp.broadcast_to(jnp.stack(ends, axis=-1)[:, None, :], shape), jnp.broadcast_to(chances, shape)
+
+    def bands(self):
+        if self.periodic:
+            return None
+        # What is blocked stays, beside what stays anyhow.
+        still = (0, 0) in self.displacements
+        ways = self.displacements if still else ((0, 0), *self.displacements)
+        chances = jnp.broadcast_to(self._chances, (*self._chances.shape[:2], self.open.shape[1]))
+        none = jnp.zeros((), chances.dtype)
+        taken = jnp.where(self.open, chances, none)
+        blocked = added(jnp.where(self.open, none, chances), 1)
+        if not still:
+            taken = jnp.concatenate([jnp.zeros_like(blocked)[:, None], taken], axis=1)
+        taken = taken + jnp.where(np.asarray([way == (0, 0) for way in ways])[:, None], blocked[:, None], none)
+        ahead = tuple(down * self.shape[1] + right for down, right in ways)
+        actions, count, states = taken.shape
+        none = jnp.zeros((0, states), taken.dtype)
+        return Bands(taken.reshape(-1, states), none, ahead * actions, (count,) * actions, ())
 
     @property
     def _places(self) -> range:

@@ -15,7 +15,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from .bands import Bands
 from .problem import AbstractGame, AbstractMoves, added, greatest
+
+FEW = 1 << 15
+"""Up to so many states passes are compiled loops where moves are bands (`bands`). Beyond, a step is long enough for XLA
+to share it out among cores, of which these loops use one."""
 
 
 class Faced(eqx.Module):
@@ -98,6 +103,28 @@ def worth(
     game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
 ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"]]:
     """Return the value of a policy at every time and state, t = 0 … T, and what each action is worth before it."""
+    look = _look_back_by_scan if bands_of(game, flow) is None else _look_back
+    return look(game, flow, faced, policy, beside=False)[:2]
+
+
+def worth_beside_best(
+    game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
+) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
+    """Return what `worth` does and the values of a best response, in one pass back through time."""
+    look = _look_back_by_scan if bands_of(game, flow) is None else _look_back
+    return look(game, flow, faced, policy, beside=True)
+
+
+def bands_of(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Bands | None:
+    """Return the moves as what compiled passes read, or None where these do not serve."""
+    moves = steady(game, flow) if game.states <= FEW else None
+    return None if moves is None else moves.bands()
+
+
+def _look_back_by_scan(
+    game: AbstractGame, flow: Array, faced: Faced, policy: Array, *, beside: bool
+) -> tuple[Array, Array, Array]:
+    """Look back step by step; the values of a best response have no rows unless they are wanted."""
     discount = _discount(game, faced)
 
     def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -106,26 +133,35 @@ def worth(
         value = added(pi * action, 0)
         return value, (value, action)
 
-    _, (values, actions) = through(game, flow, back, faced.final, (faced.reward, policy), reverse=True)
-    return jnp.concatenate([values, faced.final[None]]), actions
-
-
-def worth_beside_best(
-    game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
-) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
-    """Return what `worth` does and the values of a best response, in one pass back through time."""
-    discount = _discount(game, faced)
-
-    def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
+    def back_beside(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
         reward, pi = step
         action, top = reward[None] + discount * jax.vmap(moves.ahead)(value)
         value = jnp.stack([added(pi * action, 0), greatest(top, 0)])
         return value, (value, action)
 
-    final = jnp.stack([faced.final, faced.final])
-    _, (values, actions) = through(game, flow, back, final, (faced.reward, policy), reverse=True)
+    final, step = (jnp.stack([faced.final, faced.final]), back_beside) if beside else (faced.final, back)
+    _, (values, actions) = through(game, flow, step, final, (faced.reward, policy), reverse=True)
     values = jnp.concatenate([values, final[None]])
-    return values[:, 0], actions, values[:, 1]
+    return (values[:, 0], actions, values[:, 1]) if beside else (values, actions, values[:0])
+
+
+@eqx.filter_custom_jvp
+def _look_back(
+    game: AbstractGame, flow: Array, faced: Faced, policy: Array, *, beside: bool
+) -> tuple[Array, Array, Array]:
+    """Look back by a compiled loop; its derivative is that of the scan."""
+    bands = bands_of(game, flow)
+    assert bands is not None
+    discount = _discount(game, faced)
+    return lax.platform_dependent(
+        cpu=lambda: bands.look_back(faced.reward, policy, faced.final, discount, beside),
+        default=lambda: _look_back_by_scan(game, flow, faced, policy, beside=beside),
+    )
+
+
+@_look_back.def_jvp
+def _(primals: tuple, tangents: tuple, *, beside: bool):
+    return eqx.filter_jvp(partial(_look_back_by_scan, beside=beside), primals, tangents)
 
 
 def best(
@@ -167,6 +203,35 @@ def push(game: AbstractGame, flow: Float[Array, "T1 S"], policy: Float[Array, "T
     return jnp.concatenate([flow[:1], after])
 
 
+def follow(
+    game: AbstractGame, flow: Float[Array, "T1 S"], logits: Float[Array, "T A S"]
+) -> tuple[Float[Array, "T A S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
+    """Return logits less the greatest of each state's, their policy, and the densities that it leads to (`push`)."""
+    go = _follow_by_scan if bands_of(game, flow) is None else _follow
+    return go(game, flow, logits)
+
+
+def _follow_by_scan(game: AbstractGame, flow: Array, logits: Array) -> tuple[Array, Array, Array]:
+    logits = centred(logits)
+    policy = shares_of(logits)
+    return logits, policy, push(game, flow, policy)
+
+
+@eqx.filter_custom_jvp
+def _follow(game: AbstractGame, flow: Array, logits: Array) -> tuple[Array, Array, Array]:
+    """Follow logits by a compiled loop; its derivative is that of the scan."""
+    bands = bands_of(game, flow)
+    assert bands is not None
+    return lax.platform_dependent(
+        cpu=lambda: bands.follow(flow[0], logits), default=lambda: _follow_by_scan(game, flow, logits)
+    )
+
+
+@_follow.def_jvp
+def _(primals: tuple, tangents: tuple):
+    return eqx.filter_jvp(_follow_by_scan, primals, tangents)
+
+
 def reach(game: AbstractGame, faced: Faced) -> Float[Array, ""]:
     """Return the reward range: largest less smallest reward over all times, states and actions, times Σ γ^t."""
     return reward_range(game, jnp.max(faced.reward) - jnp.min(faced.reward), faced.final)
@@ -183,6 +248,22 @@ def one_hot(actions: Float[Array, "T A S"]) -> Float[Array, "T A S"]:
     """Return the policy that takes the action worth most, the first of equals."""
     choice = jnp.argmax(actions, axis=1)
     return jnp.moveaxis(jax.nn.one_hot(choice, actions.shape[1], dtype=actions.dtype), -1, 1)
+
+
+def centred(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
+    """Return logits less the greatest of each state's."""
+    return logits - jnp.expand_dims(greatest(logits, -2), -2)
+
+
+def softmax(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
+    """Return the policy of logits."""
+    return shares_of(centred(logits))
+
+
+def shares_of(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
+    """Return the policy of logits of which each state's greatest is zero already."""
+    weights = jnp.exp(logits)
+    return weights / jnp.sum(weights, axis=-2, keepdims=True)
 
 
 def _discount(game: AbstractGame, faced: Faced) -> Array:

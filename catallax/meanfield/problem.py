@@ -7,7 +7,7 @@ which certificates are computed.
 """
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
@@ -16,6 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
 from ..errors import InputError
+
+if TYPE_CHECKING:
+    from .bands import Bands
 
 UNROLLED = 16
 """Sums over so few terms are written out: as a chain of additions XLA fuses them, as a reduction it does not."""
@@ -63,6 +66,10 @@ class AbstractMoves(eqx.Module):
     def under(self, policy: Float[Array, "S A"]) -> "AbstractChain":
         """Return how a player moves who acts by a policy; a faster form where the moves have one."""
         return Chain(self, policy)
+
+    def bands(self) -> "Bands | None":
+        """Return the moves as bands, for the passes that are compiled for the CPU; None where they are not."""
+        return None
 
 
 class AbstractChain(eqx.Module):

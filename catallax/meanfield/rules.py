@@ -24,8 +24,8 @@ from jaxtyping import Array, Float, Int, PyTree
 
 from ..core.message import Sum
 from ..core.system import AbstractSystem, State
-from .passes import best, face, one_hot, push, reach, times, worth, worth_beside_best
-from .problem import AbstractGame, greatest
+from .passes import best, face, follow, one_hot, push, reach, softmax, times, worth, worth_beside_best
+from .problem import AbstractGame
 
 
 class Crowd(eqx.Module):
@@ -116,9 +116,8 @@ class MirrorDescent(AbstractSystem):
     def respond(self, agent, signal, key):
         del key
         actions, gap, span, stays = looked(self, agent, signal)
-        logits = centred(agent.logits + jnp.where(stays, jnp.zeros_like(self.rate), self.rate) * actions)
-        policy = shares_of(logits)
-        flow = push(self.game, signal.density, policy)
+        climbed = agent.logits + jnp.where(stays, jnp.zeros_like(self.rate), self.rate) * actions
+        logits, policy, flow = follow(self.game, signal.density, climbed)
         return Follower(agent.share, agent.kind, logits, policy), said(agent, flow, gap, span)
 
     def propagate(self, signal, total):
@@ -153,10 +152,9 @@ class PacedDescent(AbstractSystem):
         del key
         actions, gap, span, stays = looked(self, agent, signal)
         rate = next_rate(agent, jnp.sum(agent.step * actions), self.growth)
-        logits = centred(agent.logits + jnp.where(stays, jnp.zeros_like(rate), rate) * actions)
-        policy = shares_of(logits)
+        climbed = agent.logits + jnp.where(stays, jnp.zeros_like(rate), rate) * actions
+        logits, policy, flow = follow(self.game, signal.density, climbed)
         step = agent.passed[:-1, None] * (policy - agent.policy)
-        flow = push(self.game, signal.density, policy)
         after = Pacer(agent.share, agent.kind, logits, policy, flow, step, jnp.sum(step * actions), rate)
         return after, said(agent, flow, gap, span)
 
@@ -266,22 +264,6 @@ class DampedFixedPoint(AbstractSystem):
 
     def propagate(self, signal, total):
         return signal + self.damping * (total - signal)
-
-
-def centred(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
-    """Return logits less the greatest of each state's."""
-    return logits - jnp.expand_dims(greatest(logits, -2), -2)
-
-
-def softmax(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
-    """Return the policy of logits."""
-    return shares_of(centred(logits))
-
-
-def shares_of(logits: Float[Array, "*T A S"]) -> Float[Array, "*T A S"]:
-    """Return the policy of logits of which each state's greatest is zero already."""
-    weights = jnp.exp(logits)
-    return weights / jnp.sum(weights, axis=-2, keepdims=True)
 
 
 def said(agent: Any, flow: Array, gap: Array, span: Array) -> dict[str, Sum]:

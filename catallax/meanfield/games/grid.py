@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 from numpy.typing import ArrayLike
 
+from ..bands import Bands
 from ..maps import Map, openings, parse_map
 from ..moves import StencilChain, shifts
 from ..problem import AbstractChain, AbstractGame, AbstractMoves, added
@@ -74,6 +75,20 @@ class Walk(AbstractMoves):
             return ends[:, :, None], jnp.ones((*ends.shape, 1))
         # The gust blows from where the step ended.
         return ends[ends], jnp.concatenate([self.gust.stay[None], self.gust.moving]).T[ends]
+
+    def bands(self):
+        if self.periodic:
+            return None
+        free = self.open.astype(float if self.gust is None else self.gust.stay.dtype)
+        width = self.shape[1]
+        gust, gust_ways = free[:0], ()
+        if self.gust is not None:
+            gust = jnp.concatenate([self.gust.stay[None], self.gust.moving])
+            gust_ways = (0, *(down * width + right for down, right in self.gust.displacements))
+        # To stay is the one step that is never blocked; the others stay where they are.
+        weights = jnp.concatenate([free[:1], jnp.stack([1 - free[1:], free[1:]], axis=1).reshape(-1, free.shape[1])])
+        ways = (0, *(way for down, right in STEPS[1:] for way in (0, down * width + right)))
+        return Bands(weights, gust, ways, (1, 2, 2, 2, 2), gust_ways)
 
     def _ends(self, x: Array) -> list[Array]:
         """Return an array over cells as read where each step ends."""

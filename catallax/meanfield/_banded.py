@@ -1,0 +1,252 @@
+"""The compiled loops of `bands`: a pass back through time, and a pass forward. Needs numba.
+
+Each is an operation of XLA (`native`), in single and in double precision. All arrays are flat. Rows that moves read
+have a margin on either side, as wide as the longest way, so that every way is the same row read elsewhere. Indices are
+unsigned: a signed one might count from the end, and asking so at every access stops vectorisation. Nothing is sliced,
+since a slice counts references. What bounds these loops is what the nearest cache can deliver, and in `follow` the
+arithmetic of the exponential.
+"""
+
+# pyright: reportCallIssue=false
+# See `native`: an intrinsic is called without its first parameter.
+
+import functools
+import math
+
+import numpy as np
+from numba import cfunc, njit
+from numba.np.numpy_support import carray
+
+from ..native import SIGNATURE, extent, is_query, numbers, pointer, power_of_two, register
+
+TERMS = tuple(1 / math.factorial(k) for k in range(12, -1, -1))
+"""The series of the exponential as far as it counts where |r| ≤ log 2 / 2; in single precision the last eight."""
+DOUBLE = (1 / math.log(2), 6.93147180369123816490e-1, 1.90821492927058770002e-10, -708.0, 0.5, 0.0, 1.0)
+SINGLE = tuple(map(np.float32, (1 / math.log(2), 0.693359375, -2.12194440e-4, -87.0, 0.5, 0.0, 1.0)))
+"""1 / log 2; log 2 as a number of few digits and the rest, by which a multiple of it is taken off without rounding
+(Cody & Waite 1980, chapter 6); below which number the exponential counts as 0; a half, 0 and 1."""
+
+U, WAY = np.uint64, np.uint32(0)
+_compiled = njit(cache=True, error_model="numpy", fastmath={"contract"})
+
+
+@_compiled
+def _first_five(base, b, weights, ways, x, at, out, o, k, size):
+    """Write a row plus the weighted sum of another as read five ways, from way k on."""
+    i, j, m, n = k + U(1), k + U(2), k + U(3), k + U(4)
+    p, q, r, t, u = at + ways[k], at + ways[i], at + ways[j], at + ways[m], at + ways[n]
+    k, i, j, m, n = k * size, i * size, j * size, m * size, n * size
+    for s in range(size):
+        near = weights[k + s] * x[p + s] + weights[i + s] * x[q + s]
+        far = weights[j + s] * x[r + s] + weights[m + s] * x[t + s] + weights[n + s] * x[u + s]
+        out[o + s] = base[b + s] + (near + far)
+
+
+@_compiled
+def _more_five(weights, ways, x, at, out, o, k, size):
+    """Add to a row what `_first_five` does."""
+    i, j, m, n = k + U(1), k + U(2), k + U(3), k + U(4)
+    p, q, r, t, u = at + ways[k], at + ways[i], at + ways[j], at + ways[m], at + ways[n]
+    k, i, j, m, n = k * size, i * size, j * size, m * size, n * size
+    for s in range(size):
+        near = weights[k + s] * x[p + s] + weights[i + s] * x[q + s]
+        far = weights[j + s] * x[r + s] + weights[m + s] * x[t + s] + weights[n + s] * x[u + s]
+        out[o + s] += near + far
+
+
+@_compiled
+def _first_two(base, b, weights, ways, x, at, out, o, k, size):
+    """Write a row plus the weighted sum of another as read two ways, from way k on."""
+    p, q = at + ways[k], at + ways[k + U(1)]
+    k, i = k * size, (k + U(1)) * size
+    for s in range(size):
+        out[o + s] = base[b + s] + (weights[k + s] * x[p + s] + weights[i + s] * x[q + s])
+
+
+@_compiled
+def _more_one(weights, ways, x, at, out, o, k, size):
+    """Add to a row another as read one way, weighted."""
+    p, k = at + ways[k], k * size
+    for s in range(size):
+        out[o + s] += weights[k + s] * x[p + s]
+
+
+@_compiled
+def _ahead(base, b, weights, ways, first, last, x, at, out, o, size):
+    """Write a row plus the weighted sum of another as read the ways from first to last: several ways at a time, since
+    each time is a pass over memory."""
+    if last - first >= U(5):
+        _first_five(base, b, weights, ways, x, at, out, o, first, size)
+        first += U(5)
+    elif last - first >= U(2):
+        _first_two(base, b, weights, ways, x, at, out, o, first, size)
+        first += U(2)
+    else:
+        for s in range(size):
+            out[o + s] = base[b + s]
+    while last - first >= U(5):
+        _more_five(weights, ways, x, at, out, o, first, size)
+        first += U(5)
+    while first < last:
+        _more_one(weights, ways, x, at, out, o, first, size)
+        first += U(1)
+
+
+@_compiled
+def _weigh(logits, at, size, choices, terms, scale, centred, policy, room, top, total):
+    """Write one time's logits less the greatest of each state's, and their exponentials and the sum of those.
+
+    The exponential is 2^n Σ r^k / k!, x = n log 2 + r, |r| ≤ log 2 / 2: XLA's own takes twice as long.
+    """
+    inverse, high, low, least, half, zero, one = scale
+    for s in range(size):
+        room[top + s] = logits[at + s]
+    for first in range(at + size, at + choices * size, size):
+        for s in range(size):
+            room[top + s] = logits[first + s] if logits[first + s] > room[top + s] else room[top + s]
+    for s in range(size):
+        room[total + s] = zero
+    for first in range(at, at + choices * size, size):
+        for s in range(size):
+            x = logits[first + s] - room[top + s]
+            centred[first + s] = x
+            near = least if x < least else x
+            n = np.floor(near * inverse + half) if x == x else zero
+            r = (near - n * high) - n * low
+            series = terms[0]
+            for k in range(1, len(terms)):
+                series = series * r + terms[k]
+            weight = zero if x < least else series * power_of_two(np.int32(n), x)
+            policy[first + s] = weight
+            room[total + s] += weight
+    for s in range(size):
+        room[total + s] = one / room[total + s]
+
+
+@_compiled
+def _act(policy, first, flow, here, room, inverse, acting, size):
+    """Write an action's chances, and the mass that takes it."""
+    for s in range(size):
+        chance = policy[first + s] * room[inverse + s]
+        policy[first + s] = chance
+        room[acting + s] = chance * flow[here + s]
+
+
+def look_back(dtype):
+    """Return the operation of `bands.look_back`; it counts ways from the start of a row's margin."""
+    like = dtype(0)
+
+    def operation(frame):
+        if is_query(frame):
+            return 0
+        decisions, choices, size = U(extent(frame, 0, 0)), U(extent(frame, 0, 1)), U(extent(frame, 0, 2))
+        count, gusts, tops = extent(frame, 3, 0), U(extent(frame, 6, 0)), U(extent(frame, 2, 0, True))
+        whole = decisions * choices * size
+        reward = carray(numbers(pointer(frame, 0), like), (whole,))
+        policy = carray(numbers(pointer(frame, 1), like), (whole,))
+        final = carray(numbers(pointer(frame, 2), like), (size,))
+        weights = carray(numbers(pointer(frame, 3), like), (U(count) * size,))
+        ways = carray(numbers(pointer(frame, 4), WAY), (count,))
+        firsts = carray(numbers(pointer(frame, 5), WAY), (choices + U(1),))
+        gust = carray(numbers(pointer(frame, 6), like), (gusts * size,))
+        gust_ways = carray(numbers(pointer(frame, 7), WAY), (gusts,))
+        margin = U(carray(numbers(pointer(frame, 8), WAY), (1,))[0])
+        values = carray(numbers(pointer(frame, 0, True), like), ((decisions + U(1)) * size,))
+        actions = carray(numbers(pointer(frame, 1, True), like), (whole,))
+        best = carray(numbers(pointer(frame, 2, True), like), (tops * size,))
+        wide, end = size + margin + margin, decisions * size
+        # Values of the policy and of the best response, what a gust makes of each, nothing, and one action's worth.
+        room = np.zeros(U(4) * wide + size + size, values.dtype)
+        none, worth = U(4) * wide, U(4) * wide + size
+        for s in range(size):
+            room[margin + s] = room[wide + margin + s] = values[end + s] = final[s]
+            if tops:
+                best[end + s] = final[s]
+        for back in range(U(1), decisions + U(1)):
+            t = decisions - back
+            now, read = t * size, U(0)
+            if gusts:
+                read = wide + wide
+                _ahead(room, none, gust, gust_ways, U(0), gusts, room, U(0), room, read + margin, size)
+                if tops:
+                    to = read + wide + margin
+                    _ahead(room, none, gust, gust_ways, U(0), gusts, room, wide, room, to, size)
+            for a in range(choices):
+                at, first, last = (t * choices + a) * size, U(firsts[a]), U(firsts[a + U(1)])
+                _ahead(reward, at, weights, ways, first, last, room, read, actions, at, size)
+                if a == 0:
+                    for s in range(size):
+                        values[now + s] = policy[at + s] * actions[at + s]
+                else:
+                    for s in range(size):
+                        values[now + s] += policy[at + s] * actions[at + s]
+                if tops:
+                    _ahead(reward, at, weights, ways, first, last, room, read + wide, room, worth, size)
+                    if a == 0:
+                        for s in range(size):
+                            best[now + s] = room[worth + s]
+                    else:
+                        for s in range(size):
+                            more, known = room[worth + s], best[now + s]
+                            best[now + s] = more if more > known else known
+            for s in range(size):
+                room[margin + s] = values[now + s]
+            if tops:
+                for s in range(size):
+                    room[wide + margin + s] = best[now + s]
+        return 0
+
+    return operation
+
+
+def follow(dtype):
+    """Return the operation of `bands.follow`; ways as for `look_back`, to where mass comes from."""
+    like = dtype(0)
+    scale, terms = (DOUBLE, TERMS) if dtype is np.float64 else (SINGLE, tuple(map(np.float32, TERMS[-8:])))
+
+    def operation(frame):
+        if is_query(frame):
+            return 0
+        decisions, choices, size = U(extent(frame, 1, 0)), U(extent(frame, 1, 1)), U(extent(frame, 1, 2))
+        count, gusts = U(extent(frame, 2, 0)), U(extent(frame, 4, 0))
+        whole = decisions * choices * size
+        start = carray(numbers(pointer(frame, 0), like), (size,))
+        logits = carray(numbers(pointer(frame, 1), like), (whole,))
+        weights = carray(numbers(pointer(frame, 2), like), (count * size,))
+        ways = carray(numbers(pointer(frame, 3), WAY), (count,))
+        gust = carray(numbers(pointer(frame, 4), like), (gusts * size,))
+        gust_ways = carray(numbers(pointer(frame, 5), WAY), (gusts,))
+        margin = U(carray(numbers(pointer(frame, 6), WAY), (1,))[0])
+        centred = carray(numbers(pointer(frame, 0, True), like), (whole,))
+        policy = carray(numbers(pointer(frame, 1, True), like), (whole,))
+        flow = carray(numbers(pointer(frame, 2, True), like), ((decisions + U(1)) * size,))
+        wide = size + margin + margin
+        # The mass that takes each action, what arrived before the gust, nothing, the greatest logits, 1 / a sum.
+        room = np.zeros((choices + U(1)) * wide + U(3) * size, flow.dtype)
+        arrived, none = choices * wide, (choices + U(1)) * wide
+        top, inverse = none + size, none + size + size
+        for s in range(size):
+            flow[s] = start[s]
+        for t in range(decisions):
+            at, now, after = t * choices * size, t * size, t * size + size
+            _weigh(logits, at, size, choices, terms, scale, centred, policy, room, top, inverse)
+            for a in range(choices):
+                _act(policy, at + a * size, flow, now, room, inverse, a * wide + margin, size)
+            if gusts:
+                _ahead(room, none, weights, ways, U(0), count, room, U(0), room, arrived + margin, size)
+                _ahead(room, none, gust, gust_ways, U(0), gusts, room, arrived, flow, after, size)
+            else:
+                _ahead(room, none, weights, ways, U(0), count, room, U(0), flow, after, size)
+        return 0
+
+    return operation
+
+
+@functools.cache
+def named(operation: str, dtype: str) -> str:
+    """Return by which name XLA knows an operation, "look_back" or "follow", in a dtype; compile it if it is new."""
+    make = {"look_back": look_back, "follow": follow}[operation]
+    name = f"catallax.meanfield.{operation}.{dtype}"
+    compiled = cfunc(SIGNATURE, cache=True, error_model="numpy", fastmath={"contract"})
+    register(name, compiled(make({"float32": np.float32, "float64": np.float64}[dtype])))
+    return name
