@@ -95,9 +95,9 @@ def law(
             and outside the clock.
         double: Whether to compute in double precision.
     """
+    import equinox as eqx
     import jax
     import jax.numpy as jnp
-    from equinox import filter_jit
 
     from catallax.meanfield.problem import cast
     from catallax.meanfield.solve import iterate
@@ -106,8 +106,11 @@ def law(
         game = cast(make(), jnp.float64 if double else jnp.float32)
         if goal is not None:
             rounds = _count(game, make, rounds, rate, goal)
-        run = filter_jit(partial(iterate, rounds=rounds, law="mirror-descent", rate=rate, every=every))
-        laps, answer = _laps(lambda: jax.block_until_ready(run(game)), repeats)
+        descend = partial(iterate, rounds=rounds, law="mirror-descent", rate=rate, every=every)
+        # JAX's own `jit` of the arrays: `eqx.filter_jit` takes as long as twenty rounds of the smallest game to begin.
+        arrays, rest = eqx.partition(game, eqx.is_array)
+        run = jax.jit(lambda arrays: descend(eqx.combine(arrays, rest)))
+        laps, answer = _laps(lambda: jax.block_until_ready(run(arrays)), repeats)
         peak = peak_bytes()
         policy = np.asarray(answer[0], np.float64)
     return _figures(f"catallax mirror-descent({rate:g})", rounds, "ran", laps, rounds, scored(make, policy), peak)

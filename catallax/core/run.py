@@ -135,7 +135,7 @@ def _round(system, key: Key[Array, ""], plan: Plan, ending: AbstractEnding, carr
         recorded = carry.recorded.at[carry.records].set(after.round)
         return dataclasses.replace(carry, record=record, recorded=recorded, records=carry.records + 1)
 
-    return lax.cond(due, write, lambda carry: carry, carry)
+    return write(carry) if plan.every == 1 else lax.cond(due, write, lambda carry: carry, carry)
 
 
 def public(state: State, layout: Layout) -> State:
@@ -299,7 +299,8 @@ def run(
     ending = AbstractEnding()
     if inside:
         body = lambda _, carry: _round(system, key, plan, ending, carry)  # noqa: E731
-        carry = lax.fori_loop(0, rounds, body, begin(state, plan, ending))
+        first = begin(state, plan, ending)
+        carry = lax.fori_loop(0, rounds, body, first) if rounds else first
         status = jnp.where(carry.status == GOING, Status.FINISHED, carry.status)
         seen = (None, None) if record is None else (carry.record, carry.recorded)
         return Run(public(carry.state, layout), *seen, status, layout.bytes_per_round)

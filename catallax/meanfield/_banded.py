@@ -27,10 +27,11 @@ SINGLE = tuple(map(np.float32, (1 / math.log(2), 0.693359375, -2.12194440e-4, -8
 (Cody & Waite 1980, chapter 6); below which number the exponential counts as 0; a half, 0 and 1."""
 
 U, WAY = np.uint64, np.uint32(0)
-_compiled = njit(cache=True, error_model="numpy", fastmath={"contract"})
+# Called, a loop over a short row takes half as long again.
+_inlined = njit(cache=True, error_model="numpy", fastmath={"contract"}, forceinline=True)
 
 
-@_compiled
+@_inlined
 def _first_five(base, b, weights, ways, x, at, out, o, k, size):
     """Write a row plus the weighted sum of another as read five ways, from way k on."""
     i, j, m, n = k + U(1), k + U(2), k + U(3), k + U(4)
@@ -42,7 +43,7 @@ def _first_five(base, b, weights, ways, x, at, out, o, k, size):
         out[o + s] = base[b + s] + (near + far)
 
 
-@_compiled
+@_inlined
 def _more_five(weights, ways, x, at, out, o, k, size):
     """Add to a row what `_first_five` does."""
     i, j, m, n = k + U(1), k + U(2), k + U(3), k + U(4)
@@ -54,7 +55,7 @@ def _more_five(weights, ways, x, at, out, o, k, size):
         out[o + s] += near + far
 
 
-@_compiled
+@_inlined
 def _first_two(base, b, weights, ways, x, at, out, o, k, size):
     """Write a row plus the weighted sum of another as read two ways, from way k on."""
     p, q = at + ways[k], at + ways[k + U(1)]
@@ -63,7 +64,7 @@ def _first_two(base, b, weights, ways, x, at, out, o, k, size):
         out[o + s] = base[b + s] + (weights[k + s] * x[p + s] + weights[i + s] * x[q + s])
 
 
-@_compiled
+@_inlined
 def _more_one(weights, ways, x, at, out, o, k, size):
     """Add to a row another as read one way, weighted."""
     p, k = at + ways[k], k * size
@@ -71,7 +72,7 @@ def _more_one(weights, ways, x, at, out, o, k, size):
         out[o + s] += weights[k + s] * x[p + s]
 
 
-@_compiled
+@_inlined
 def _ahead(base, b, weights, ways, first, last, x, at, out, o, size):
     """Write a row plus the weighted sum of another as read the ways from first to last: several ways at a time, since
     each time is a pass over memory."""
@@ -92,38 +93,50 @@ def _ahead(base, b, weights, ways, first, last, x, at, out, o, size):
         first += U(1)
 
 
-@_compiled
-def _weigh(logits, at, size, choices, terms, scale, centred, policy, room, top, total):
-    """Write one time's logits less the greatest of each state's, and their exponentials and the sum of those.
-
-    The exponential is 2^n Σ r^k / k!, x = n log 2 + r, |r| ≤ log 2 / 2: XLA's own takes twice as long.
-    """
-    inverse, high, low, least, half, zero, one = scale
+@_inlined
+def _centre(logits, at, size, choices, room, top, centred):
+    """Write one time's logits less the greatest of each state's."""
     for s in range(size):
         room[top + s] = logits[at + s]
     for first in range(at + size, at + choices * size, size):
         for s in range(size):
             room[top + s] = logits[first + s] if logits[first + s] > room[top + s] else room[top + s]
-    for s in range(size):
-        room[total + s] = zero
     for first in range(at, at + choices * size, size):
         for s in range(size):
-            x = logits[first + s] - room[top + s]
-            centred[first + s] = x
-            near = least if x < least else x
-            n = np.floor(near * inverse + half) if x == x else zero
-            r = (near - n * high) - n * low
-            series = terms[0]
-            for k in range(1, len(terms)):
-                series = series * r + terms[k]
-            weight = zero if x < least else series * power_of_two(np.int32(n), x)
-            policy[first + s] = weight
-            room[total + s] += weight
+            centred[first + s] = logits[first + s] - room[top + s]
+
+
+@_inlined
+def _exponentiate(numbers, terms, scale, out):
+    """Write the exponentials of numbers that are not positive, all in one loop: what is left over of a vector is slow.
+
+    It is 2^n Σ r^k / k!, x = n log 2 + r, |r| ≤ log 2 / 2: XLA's own takes twice as long.
+    """
+    inverse, high, low, least, half, zero, _ = scale
+    for j in range(U(numbers.size)):
+        x = numbers[j]
+        near = least if x < least else x
+        n = np.floor(near * inverse + half) if x == x else zero
+        r = (near - n * high) - n * low
+        series = terms[0]
+        for k in range(1, len(terms)):
+            series = series * r + terms[k]
+        out[j] = zero if x < least else series * power_of_two(np.int32(n), x)
+
+
+@_inlined
+def _share(policy, at, size, choices, one, room, inverse):
+    """Write one over the sum of each state's weights."""
     for s in range(size):
-        room[total + s] = one / room[total + s]
+        room[inverse + s] = policy[at + s]
+    for first in range(at + size, at + choices * size, size):
+        for s in range(size):
+            room[inverse + s] += policy[first + s]
+    for s in range(size):
+        room[inverse + s] = one / room[inverse + s]
 
 
-@_compiled
+@_inlined
 def _act(policy, first, flow, here, room, inverse, acting, size):
     """Write an action's chances, and the mass that takes it."""
     for s in range(size):
@@ -156,8 +169,10 @@ def look_back(dtype):
         best = carray(numbers(pointer(frame, 2, True), like), (tops * size,))
         wide, end = size + margin + margin, decisions * size
         # Values of the policy and of the best response, what a gust makes of each, nothing, and one action's worth.
-        room = np.zeros(U(4) * wide + size + size, values.dtype)
+        room = carray(numbers(pointer(frame, 3, True), like), (extent(frame, 3, 0, True),))
         none, worth = U(4) * wide, U(4) * wide + size
+        for s in range(U(room.size)):
+            room[s] = 0
         for s in range(size):
             room[margin + s] = room[wide + margin + s] = values[end + s] = final[s]
             if tops:
@@ -180,15 +195,13 @@ def look_back(dtype):
                 else:
                     for s in range(size):
                         values[now + s] += policy[at + s] * actions[at + s]
-                if tops:
+                if tops and a == 0:
+                    _ahead(reward, at, weights, ways, first, last, room, read + wide, best, now, size)
+                elif tops:
                     _ahead(reward, at, weights, ways, first, last, room, read + wide, room, worth, size)
-                    if a == 0:
-                        for s in range(size):
-                            best[now + s] = room[worth + s]
-                    else:
-                        for s in range(size):
-                            more, known = room[worth + s], best[now + s]
-                            best[now + s] = more if more > known else known
+                    for s in range(size):
+                        more, known = room[worth + s], best[now + s]
+                        best[now + s] = more if more > known else known
             for s in range(size):
                 room[margin + s] = values[now + s]
             if tops:
@@ -222,14 +235,19 @@ def follow(dtype):
         flow = carray(numbers(pointer(frame, 2, True), like), ((decisions + U(1)) * size,))
         wide = size + margin + margin
         # The mass that takes each action, what arrived before the gust, nothing, the greatest logits, 1 / a sum.
-        room = np.zeros((choices + U(1)) * wide + U(3) * size, flow.dtype)
+        room = carray(numbers(pointer(frame, 3, True), like), (extent(frame, 3, 0, True),))
+        for s in range(U(room.size)):
+            room[s] = 0
         arrived, none = choices * wide, (choices + U(1)) * wide
         top, inverse = none + size, none + size + size
         for s in range(size):
             flow[s] = start[s]
         for t in range(decisions):
+            _centre(logits, t * choices * size, size, choices, room, top, centred)
+        _exponentiate(centred, terms, scale, policy)
+        for t in range(decisions):
             at, now, after = t * choices * size, t * size, t * size + size
-            _weigh(logits, at, size, choices, terms, scale, centred, policy, room, top, inverse)
+            _share(policy, at, size, choices, scale[6], room, inverse)
             for a in range(choices):
                 _act(policy, at + a * size, flow, now, room, inverse, a * wide + margin, size)
             if gusts:

@@ -51,14 +51,15 @@ class Bands(eqx.Module):
         weights = discount * self.weights.astype(dtype)
         given = reward, policy, final, weights, _counts(ways), _counts(firsts), self.gust.astype(dtype)
         rows, tops = (jax.ShapeDtypeStruct((many, states), dtype) for many in (decisions + 1, best * (decisions + 1)))
-        found = rows, jax.ShapeDtypeStruct(reward.shape, dtype), tops
+        room = jax.ShapeDtypeStruct((4 * (states + 2 * self._margin) + 2 * states,), dtype)
+        found = rows, jax.ShapeDtypeStruct(reward.shape, dtype), tops, room
         return _call("look_back", found, *given, _counts(gust_ways), _counts([self._margin]))
 
     def follow(
-        self, start: Float[Array, " S"], logits: Float[Array, "T A S"]
+        self, flow: Float[Array, "T1 S"], logits: Float[Array, "T A S"]
     ) -> tuple[Float[Array, "T A S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
-        """Return logits less the greatest of each state's, their softmax, and the flow of densities that this makes."""
-        (decisions, _, states), dtype = logits.shape, logits.dtype
+        """Return logits less the greatest of each state's, their softmax, and the flow from a first density."""
+        (decisions, choices, states), dtype = logits.shape, logits.dtype
         # Mass comes from where it is one way back; every action has a row of it.
         wide = states + 2 * self._margin
         rows = np.repeat(np.arange(len(self.counts)), self.counts) * wide
@@ -67,9 +68,12 @@ class Bands(eqx.Module):
             _arriving(self.weights.astype(dtype), self.ways),
             _arriving(self.gust.astype(dtype), self.gust_ways),
         )
-        whole, flow = (jax.ShapeDtypeStruct(shape, dtype) for shape in (logits.shape, (decisions + 1, states)))
+        room = ((choices + 1) * wide + 3 * states,)
+        whole, after, room = (
+            jax.ShapeDtypeStruct(shape, dtype) for shape in (logits.shape, (decisions + 1, states), room)
+        )
         given = weights, _counts(rows + ways), gust, _counts(gust_ways), _counts([self._margin])
-        return _call("follow", (whole, whole, flow), start, logits, *given)
+        return _call("follow", (whole, whole, after, room), flow, logits, *given)
 
     @property
     def _margin(self) -> int:
@@ -93,5 +97,6 @@ def _call(operation: str, found: tuple, *given: Array) -> tuple[Array, Array, Ar
     from ._banded import named  # numba takes a second to load
 
     call = jax.ffi.ffi_call(named(operation, given[0].dtype.name), found, vmap_method="sequential")
-    first, second, third = call(*given)
+    # The last result is the loop's scratch memory, which XLA has at hand.
+    first, second, third, _ = call(*given)
     return first, second, third

@@ -223,7 +223,7 @@ def _follow(game: AbstractGame, flow: Array, logits: Array) -> tuple[Array, Arra
     bands = bands_of(game, flow)
     assert bands is not None
     return lax.platform_dependent(
-        cpu=lambda: bands.follow(flow[0], logits), default=lambda: _follow_by_scan(game, flow, logits)
+        cpu=lambda: bands.follow(flow, logits), default=lambda: _follow_by_scan(game, flow, logits)
     )
 
 

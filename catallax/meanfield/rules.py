@@ -185,7 +185,8 @@ def looked(rule: Any, agent: Any, signal: Crowd) -> tuple[Array, Array, Array, A
         return worth(game, density, faced, agent.policy)[1], nothing, nothing
 
     due = signal.count % rule.every == 0
-    actions, gap, span = lax.cond(due, measure, look)
+    # Where it always is there is no choice: with one, XLA would write rewards in another order than they are read in.
+    actions, gap, span = measure() if rule.every == 1 else lax.cond(due, measure, look)
     return actions, gap, span, due & (gap <= rule.tol * span)
 
 

@@ -60,6 +60,10 @@ class TestRecord:
         np.testing.assert_array_equal(inside.recorded[seen], outside.recorded)
         np.testing.assert_array_equal(inside.record[seen], outside.record)
 
+    def test_of_no_rounds_inside_a_transformation(self):
+        inside = jax.jit(lambda s: run(Count(), s, 0, record=lambda state: state.signal))(counting())
+        assert inside.record.shape == (0,) and inside.state.signal == counting().signal
+
     def test_more_than_the_loop_holds(self, monkeypatch):
         monkeypatch.setattr("catallax.core.run.RECORD_BYTES", 12)
         result = run(Count(), counting(), 50, record=lambda s: s.signal, every=2)
