@@ -184,15 +184,19 @@ def looked(rule: Any, agent: Any, signal: Crowd) -> tuple[Array, Array, Array, A
         nothing = jnp.zeros_like(agent.share)
         return worth(game, density, faced, agent.policy)[1], nothing, nothing
 
+    if rule.every == 1:
+        actions, gap, span = measure()
+        return actions, gap, span, gap <= rule.tol * span
     due = signal.count % rule.every == 0
-    # Where it always is there is no choice: with one, XLA would write rewards in another order than they are read in.
-    actions, gap, span = measure() if rule.every == 1 else lax.cond(due, measure, look)
+    actions, gap, span = lax.cond(due, measure, look)
     return actions, gap, span, due & (gap <= rule.tol * span)
 
 
 def measured(signal: Crowd, total: dict[str, Array], every: int) -> Crowd:
     """Return the crowd's flow as it was said to be, with its exploitability if that was measured."""
-    error = jnp.where(signal.count % every == 0, relative(total), signal.error)
+    error = relative(total)
+    if every > 1:
+        error = jnp.where(signal.count % every == 0, error, signal.error)
     return Crowd(total["flow"], error, signal.count + 1)
 
 
