@@ -112,7 +112,7 @@ def save(results: dict[str, Any], path: Path | None, before: dict[str, Any] | No
             origin["machine"] = before["machine"]
         kept = [origin | case for case in before["cases"] if case["name"] not in fresh]
         merged["cases"] = [*kept, *results["cases"]]
-        for part in ("ladder", "command_line"):
+        for part in ("ladder", "large", "command_line"):
             if part in before and part not in results:
                 merged[part] = origin | before[part]
     if path is not None:

@@ -25,6 +25,9 @@ from .dispatch import WORD, named, ranks
 TRIALS = 7
 """How many prices are tried in one pass over the affinities: eight parts of a bracket, three bits."""
 
+FEW = 32
+"""When no more than so many tokens bid, their bids are sorted in a buffer of that size: sorting costs most."""
+
 REPAIR_STEPS = 4
 """Passes to find who keeps a place at an over-full expert; those within what is left of the bracket bid again."""
 
@@ -317,14 +320,13 @@ def _room(chosen: Array, kept: Array, places: Array) -> Array:
 def _auction(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple[Array, Array]:
     """Let tokens that miss a place bid for experts with room, a buffer full of tokens at a time."""
     tokens, experts = surplus.shape
-    size = min(tokens, max(256, tokens // 16))
     numbers = jnp.arange(experts, dtype=jnp.int32)
     start = _Auction(chosen, kept, _room(chosen, kept, places), jnp.zeros(tokens, bool))
 
     def waiting(state: _Auction) -> Array:
         return ~jnp.all(state.kept, axis=1) & ~state.stuck
 
-    def bid(state: _Auction) -> _Auction:
+    def bid(size: int, state: _Auction) -> _Auction:
         who = jnp.nonzero(waiting(state), size=size, fill_value=tokens)[0].astype(jnp.int32)
         row = jnp.minimum(who, tokens - 1)
         chosen, kept = state.chosen[row], state.kept[row]
@@ -351,8 +353,12 @@ def _auction(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple
             state.stuck.at[jnp.where(able, tokens, who)].set(True, mode="drop"),
         )
 
-    end = lax.while_loop(lambda state: jnp.any(waiting(state)), bid, start)
-    return end.chosen, end.kept
+    # Whoever bids, the outcome is that of a buffer which holds them all, whatever its size.
+    state = start
+    for size, left in ((min(tokens, max(256, tokens // 16)), FEW), (min(tokens, FEW), 0)):
+        several = lambda state, left=left: jnp.sum(waiting(state), dtype=jnp.int32) > left  # noqa: E731
+        state = lax.while_loop(several, functools.partial(bid, size), state)
+    return state.chosen, state.kept
 
 
 def _swap(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple[Array, Array]:

@@ -1,6 +1,7 @@
 """Laws of the router's market: quantiles, prices, exact repair, the proof of the answer, and the contract."""
 
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -241,6 +242,18 @@ def test_too_few_places_and_closed_experts_drop_and_never_hang(cleared):
     assert 1 not in served and served.size == (EXPERTS - 1) * CAPACITY
     assert np.bincount(served).max() == CAPACITY
     assert not bool(assign(jnp.full((TOKENS, EXPERTS), jnp.nan), price, ACTIVE, CAPACITY).kept.any())
+
+
+def test_the_outcome_of_bids_does_not_hang_on_the_buffer_that_holds_them(monkeypatch):
+    # At no prices 300 tokens flock to what suits everybody: some two hundred have to bid again.
+    affinity, outcomes = jnp.asarray(drawn(300, skew=2.0)), []
+    for few in (1, 7, 32, 300):
+        monkeypatch.setattr(sys.modules["catallax.experts.clear"], "FEW", few)
+        outcomes.append(jax.jit(lambda x: assign.__wrapped__(x, jnp.zeros(EXPERTS), ACTIVE, 100))(affinity))
+    assert int(jnp.sum(outcomes[0].load) - jnp.sum(jnp.minimum(outcomes[0].load, 100))) > 100
+    for other in outcomes[1:]:
+        np.testing.assert_array_equal(other.chosen, outcomes[0].chosen)
+        np.testing.assert_array_equal(other.kept, outcomes[0].kept)
 
 
 def test_without_repair_tokens_are_served_in_order_of_arrival(cleared):
