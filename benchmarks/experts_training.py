@@ -28,6 +28,7 @@ from catallax.experts.compare import (
     HELD_VIOLATION,
     LOSS,
     LOSS_FROZEN,
+    LOSS_ROOMY,
     PACE,
     ROUTERS,
     TRAIN_VIOLATION,
@@ -85,6 +86,8 @@ def routers(size: Size, say: Say) -> dict[str, Any]:
     """Compare all routers; at full size what was measured is kept, and a second start goes on from there."""
     problem = f"{size.steps} steps of {size.batch * size.shape.context:,} bytes, {size.seeds} seeds"
     cells = Cells(CELLS if size is FULL else None, problem)
+    if cells:
+        say(f"  {len(cells)} trainings are known from results/{CELLS.name}; delete it to measure them anew")
     found = compare(
         machine_domains(),
         ROUTERS,
@@ -128,8 +131,10 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
     lost = float(found.of("market", "dropped in training").max())
     rivals = [name for name in found.methods if name not in ("market", DENSE)]
     # A rival counts by the better of its two ways: the moving price is ours, and not all are the better for it.
-    best, way = min(itertools.product(rivals, (LOSS, LOSS_FROZEN)), key=lambda pair: found.interval(*pair)[0])
-    behind, half = interval(found.of("market", LOSS) - found.of(best, way))
+    ways = {
+        "1.0, its price moving": (LOSS, (LOSS, LOSS_FROZEN)),
+        "1.25, every price frozen": (LOSS_ROOMY, (LOSS_ROOMY,)),
+    }
     wanted = [
         (
             f"training MaxVio ≤ {TRAINING:g} from the first step on, all seeds",
@@ -147,13 +152,13 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
             frozen_violation <= VALIDATION,
         ),
         ("no token dropped at capacity 1.0 after repair", lost, lost <= 0),
-        (
-            f"nats/byte behind the best rival ({best}, its price {'frozen' if way == LOSS_FROZEN else 'moving'}, "
-            f"± {half:.2g}) ≤ {MARGIN:g}",
-            behind,
-            behind <= MARGIN,
-        ),
     ]
+    for words, (own, others) in ways.items():
+        best, way = min(itertools.product(rivals, others), key=lambda pair: found.interval(*pair)[0])
+        behind, half = interval(found.of("market", own) - found.of(best, way))
+        how = ", its own price frozen" if way != own else ""
+        text = f"nats/byte behind the best rival at capacity {words} ({best}{how}, ± {half:.2g}) ≤ {MARGIN:g}"
+        wanted.append((text, behind, behind <= MARGIN))
     for measure in (BYTE_BITS, DOMAIN_BITS):
         most = max(rivals, key=lambda name: found.interval(name, measure)[0])
         more, half = interval(found.of("market", measure) - found.of(most, measure))

@@ -1,0 +1,95 @@
+"""The benchmark of experts: what it keeps between starts, and how it judges; nothing here trains."""
+
+import numpy as np
+import pytest
+
+from benchmarks.experts_training import Cells, aims
+from catallax.experts.compare import (
+    BYTE_BITS,
+    FROZEN_VIOLATION,
+    HELD_VIOLATION,
+    LOSS,
+    LOSS_FROZEN,
+    LOSS_ROOMY,
+    MEASURES,
+    TRAIN_VIOLATION,
+    Comparison,
+)
+
+METHODS = ("market", "late", "hash", "dense")
+CELL = {"scores": {LOSS: 1.5}, "losses": [1.5]}
+
+
+def test_what_was_measured_is_known_at_the_next_start(tmp_path):
+    path = tmp_path / "cells.json"
+    first = Cells(path, "10 steps")
+    assert not first
+    first["market, 0"] = CELL
+    first["late, 0"] = CELL
+    assert dict(Cells(path, "10 steps")) == {"market, 0": CELL, "late, 0": CELL}
+
+
+def test_what_was_measured_of_another_problem_counts_for_nothing(tmp_path):
+    path = tmp_path / "cells.json"
+    Cells(path, "10 steps")["market, 0"] = CELL
+    assert not Cells(path, "20 steps")
+    assert Cells(path, "10 steps")
+
+
+def test_without_a_file_nothing_is_kept(tmp_path):
+    cells = Cells(None, "10 steps")
+    cells["market, 0"] = CELL
+    assert cells["market, 0"] == CELL and not list(tmp_path.iterdir())
+
+
+def found(**changes: dict[str, float]) -> Comparison:
+    """Everything 1 in both seeds, but for what is said of a method."""
+    values = np.ones((len(METHODS), len(MEASURES), 2))
+    for method, measures in changes.items():
+        for measure, value in measures.items():
+            values[METHODS.index(method), list(MEASURES).index(measure)] = value
+    return Comparison(METHODS, MEASURES, values, ("plays",), np.ones((len(METHODS), 2, 1)))
+
+
+def judged(comparison: Comparison, part: str) -> tuple[str, float, bool]:
+    """Return the one aim whose words hold a part."""
+    (aim,) = [aim for aim in aims(comparison) if part in aim["wanted"]]
+    return aim["wanted"], aim["found"], aim["reached"]
+
+
+@pytest.mark.parametrize(("own", "reached"), [(1.002, True), (1.004, False)])
+def test_the_loss_is_judged_by_the_best_rival_and_not_by_the_dense_network(own, reached):
+    comparison = found(market={LOSS: own}, hash={LOSS: 1.3, LOSS_FROZEN: 1.2}, dense={LOSS: 0.5, LOSS_FROZEN: 0.5})
+    words, behind, there = judged(comparison, "capacity 1.0, its")
+    assert "(late," in words and behind == pytest.approx(own - 1) and there is reached
+
+
+def test_a_rival_counts_by_the_better_of_its_two_prices():
+    words, behind, _ = judged(found(market={LOSS: 0.9}, hash={LOSS_FROZEN: 0.7}), "capacity 1.0, its")
+    assert "(hash, its own price frozen," in words and behind == pytest.approx(0.2)
+
+
+def test_with_a_quarter_more_places_all_prices_are_frozen():
+    words, behind, there = judged(found(market={LOSS_ROOMY: 0.8, LOSS: 2}, hash={LOSS_ROOMY: 0.9}), "capacity 1.25")
+    assert "(hash, ±" in words and behind == pytest.approx(-0.1) and there
+
+
+@pytest.mark.parametrize(
+    ("measure", "part", "most"),
+    [
+        (TRAIN_VIOLATION, "training MaxVio", 0.03),
+        (HELD_VIOLATION, "moves from position", 0.05),
+        (FROZEN_VIOLATION, "at the frozen price", 0.05),
+    ],
+)
+def test_balance_is_judged_by_the_worst_seed(measure, part, most):
+    comparison = found(market={measure: most})
+    assert judged(comparison, part)[2]
+    comparison.values[0, list(MEASURES).index(measure), 1] = most + 0.01
+    assert judged(comparison, part)[1:] == (pytest.approx(most + 0.01), False)
+
+
+def test_specialisation_is_judged_by_the_rival_that_has_most():
+    comparison = found(market={BYTE_BITS: 1.2}, late={BYTE_BITS: 1.1}, hash={BYTE_BITS: 1.3})
+    words, more, there = judged(comparison, BYTE_BITS)
+    assert "(most: hash," in words and more == pytest.approx(-0.1) and not there
