@@ -117,7 +117,9 @@ def worth_beside_best(
 
 def bands_of(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Bands | None:
     """Return the moves as what compiled passes read, or None where these do not serve."""
-    moves = steady(game, flow) if game.states <= FEW else None
+    if game.states > FEW or flow.dtype not in (jnp.float32, jnp.float64):
+        return None
+    moves = steady(game, flow)
     return None if moves is None else moves.bands()
 
 

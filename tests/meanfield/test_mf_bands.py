@@ -207,6 +207,11 @@ def test_where_they_serve(game, compiled):
     assert ("catallax.meanfield.look_back" in text.lower(flow).as_text()) is compiled
 
 
+def test_half_precision_is_for_the_scans():
+    game, flow, _, _ = drawn(grid(5), "float16")
+    assert flow.dtype == jnp.float16 and passes.bands_of(game, flow) is None
+
+
 @pytest.mark.parametrize("law", ["fast", "mirror-descent"])
 def test_a_program_of_rounds_is_one_loop_that_calls_nothing_back(law):
     game = crowd_motion(3, 3, horizon=2)
