@@ -17,10 +17,6 @@ from jaxtyping import Array, Float, Int, Key
 from .dispatch import gather, scatter
 from .routers import Logs, Routed, Router, RouterState
 
-UNDECIDED = 0.01
-"""What a router's first weights are multiplied by, so that no token belongs anywhere before experts have learnt
-anything (Fedus, Zoph & Shazeer 2021, section 2.4, begin small too). At 1, experts keep to what chance gave them."""
-
 
 class Expert(eqx.Module):
     """Two dense maps with a GELU between them, without biases.
@@ -92,7 +88,7 @@ class MarketMoE(eqx.Module):
                 f"the layer has {active} of {experts}"
             )
         own, common, routing = jax.random.split(key, 3)
-        self.affinity = UNDECIDED * jax.random.normal(routing, (width, experts)) / jnp.sqrt(width)
+        self.affinity = jax.random.normal(routing, (width, experts)) / jnp.sqrt(width)
         self.experts = _several(make, width, hidden, experts, own)
         self.shared = _several(make, width, hidden, shared, common) if shared else None
         self.router = router

@@ -31,15 +31,6 @@ def layer() -> MarketMoE:
     return make(shared=1)
 
 
-def test_at_first_no_token_belongs_anywhere():
-    """Affinities are small beside what makes a gate: two experts share a token in equal parts."""
-    x = tokens(TOKENS)
-    affinity = np.asarray(x @ make().affinity)
-    assert 0 < np.abs(affinity).max() < 0.1
-    gates = np.asarray(make().route(x, make().start())[0].gate)
-    np.testing.assert_allclose(gates[gates > 0], 0.5, atol=0.02)
-
-
 def by_hand(layer: MarketMoE, x: jax.Array, chosen: jax.Array, kept: jax.Array) -> jax.Array:
     """Every expert on every token, and the weighted sum of those that serve it."""
     every = jnp.stack([jax.tree.map(lambda leaf, e=e: leaf[e], layer.experts)(x) for e in range(EXPERTS)], axis=1)
