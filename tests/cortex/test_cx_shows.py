@@ -38,6 +38,7 @@ def shown(tmp_path_factory):
     return folder
 
 
+@pytest.mark.bench
 class TestMemory:
     def test_recall_follows_the_theory_and_breaks_down_beyond_capacity(self, shown):
         rows = [

@@ -92,6 +92,9 @@ GAMES = {
 }
 
 
+QUICK = "7 ways", "gusts"
+
+
 @eqx.filter_jit
 def both_ways(game: AbstractGame, flow: jax.Array, faced: passes.Faced, logits: jax.Array) -> list[tuple]:
     """Return what compiled passes and scans say of the same."""
@@ -101,7 +104,9 @@ def both_ways(game: AbstractGame, flow: jax.Array, faced: passes.Faced, logits: 
     return [*zip(*looks, strict=True), tuple(follows)]
 
 
-@pytest.mark.parametrize("name", GAMES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.bench) for name in GAMES]
+)
 def test_compiled_passes_say_what_the_scans_say(name):
     with jax.enable_x64(True):
         agree_in("float64", GAMES[name]())
@@ -212,7 +217,7 @@ def test_half_precision_is_for_the_scans():
     assert flow.dtype == jnp.float16 and passes.bands_of(game, flow) is None
 
 
-@pytest.mark.parametrize("law", ["fast", "mirror-descent"])
+@pytest.mark.parametrize("law", ["fast", pytest.param("mirror-descent", marks=pytest.mark.bench)])
 def test_a_program_of_rounds_is_one_loop_that_calls_nothing_back(law):
     game = crowd_motion(3, 3, horizon=2)
     system, state = first_state(game, law)

@@ -53,6 +53,7 @@ def shore():
         yield Shore(liked=jnp.asarray([0.5, 3.0]))
 
 
+@pytest.mark.bench
 def test_the_course_is_that_of_the_fast_law(shore):
     with jax.enable_x64(True):
         fast, lean = iterate(shore, 12, "fast", every=1), iterate(shore, 12, "lean")

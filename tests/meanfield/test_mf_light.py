@@ -109,6 +109,7 @@ def by_logits(game, rounds, rate, growth=1.02):
     return jnp.moveaxis(softmax(logits), 2, 3), jnp.mean(flows[-1], axis=0), np.asarray(gaps), restarts
 
 
+@pytest.mark.bench
 def test_the_course_is_that_of_momentum_on_logits(cove):
     with jax.enable_x64(True):
         # Fast enough to overshoot within these rounds.
