@@ -145,6 +145,27 @@ def _act(policy, first, flow, here, room, inverse, acting, size):
         room[acting + s] = chance * flow[here + s]
 
 
+@_inlined
+def _widen(reward, at, size, room, most, least):
+    """Keep each state's greatest and least reward so far."""
+    for s in range(size):
+        paid, high, low = reward[at + s], room[most + s], room[least + s]
+        room[most + s] = paid if paid > high else high
+        room[least + s] = paid if paid < low else low
+
+
+@_inlined
+def _summarise(flow, size, room, best, value, most, least, seen):
+    """Write what a best response gains over the policy from the first density on, and the largest difference of two
+    rewards."""
+    gain, high, low = flow[0] * (room[best] - room[value]), room[most], room[least]
+    for s in range(U(1), size):
+        gain += flow[s] * (room[best + s] - room[value + s])
+        high = room[most + s] if room[most + s] > high else high
+        low = room[least + s] if room[least + s] < low else low
+    seen[0], seen[1] = gain, high - low
+
+
 def look_back(dtype):
     """Return the operation of `bands.look_back`; it counts ways from the start of a row's margin."""
     like = dtype(0)
@@ -152,61 +173,68 @@ def look_back(dtype):
     def operation(frame):
         if is_query(frame):
             return 0
-        decisions, choices, size = U(extent(frame, 0, 0)), U(extent(frame, 0, 1)), U(extent(frame, 0, 2))
-        count, gusts, tops = extent(frame, 3, 0), U(extent(frame, 6, 0)), U(extent(frame, 2, 0, True))
+        decisions, choices, size = U(extent(frame, 1, 0)), U(extent(frame, 1, 1)), U(extent(frame, 1, 2))
+        count, gusts, beside = extent(frame, 4, 0), U(extent(frame, 7, 0)), extent(frame, 2, 0, True) > 0
         whole = decisions * choices * size
-        reward = carray(numbers(pointer(frame, 0), like), (whole,))
-        policy = carray(numbers(pointer(frame, 1), like), (whole,))
-        final = carray(numbers(pointer(frame, 2), like), (size,))
-        weights = carray(numbers(pointer(frame, 3), like), (U(count) * size,))
-        ways = carray(numbers(pointer(frame, 4), WAY), (count,))
-        firsts = carray(numbers(pointer(frame, 5), WAY), (choices + U(1),))
-        gust = carray(numbers(pointer(frame, 6), like), (gusts * size,))
-        gust_ways = carray(numbers(pointer(frame, 7), WAY), (gusts,))
-        margin = U(carray(numbers(pointer(frame, 8), WAY), (1,))[0])
+        flow = carray(numbers(pointer(frame, 0), like), ((decisions + U(1)) * size,))
+        reward = carray(numbers(pointer(frame, 1), like), (whole,))
+        policy = carray(numbers(pointer(frame, 2), like), (whole,))
+        last = carray(numbers(pointer(frame, 3), like), (extent(frame, 3, 0),))
+        weights = carray(numbers(pointer(frame, 4), like), (U(count) * size,))
+        ways = carray(numbers(pointer(frame, 5), WAY), (count,))
+        firsts = carray(numbers(pointer(frame, 6), WAY), (choices + U(1),))
+        gust = carray(numbers(pointer(frame, 7), like), (gusts * size,))
+        gust_ways = carray(numbers(pointer(frame, 8), WAY), (gusts,))
+        margin = U(carray(numbers(pointer(frame, 9), WAY), (1,))[0])
         values = carray(numbers(pointer(frame, 0, True), like), ((decisions + U(1)) * size,))
         actions = carray(numbers(pointer(frame, 1, True), like), (whole,))
-        best = carray(numbers(pointer(frame, 2, True), like), (tops * size,))
+        seen = carray(numbers(pointer(frame, 2, True), like), (2,))
         wide, end = size + margin + margin, decisions * size
-        # Values of the policy and of the best response, what a gust makes of each, nothing, and one action's worth.
+        # Values of the policy and of the best response, what a gust makes of each, nothing, one action's worth, the
+        # best response's values a step back, and the greatest and the least reward of each state.
         room = carray(numbers(pointer(frame, 3, True), like), (extent(frame, 3, 0, True),))
-        none, worth = U(4) * wide, U(4) * wide + size
+        none = U(4) * wide
+        worth, top, most, least = none + size, none + U(2) * size, none + U(3) * size, none + U(4) * size
+        value, best = margin, wide + margin
         for s in range(U(room.size)):
             room[s] = 0
         for s in range(size):
-            room[margin + s] = room[wide + margin + s] = values[end + s] = final[s]
-            if tops:
-                best[end + s] = final[s]
+            room[value + s] = room[best + s] = values[end + s] = last[s] if last.size > 1 else last[0]
+        if beside:
+            for s in range(size):
+                room[most + s] = room[least + s] = reward[s]
         for back in range(U(1), decisions + U(1)):
             t = decisions - back
             now, read = t * size, U(0)
             if gusts:
                 read = wide + wide
                 _ahead(room, none, gust, gust_ways, U(0), gusts, room, U(0), room, read + margin, size)
-                if tops:
-                    to = read + wide + margin
-                    _ahead(room, none, gust, gust_ways, U(0), gusts, room, wide, room, to, size)
+                if beside:
+                    _ahead(room, none, gust, gust_ways, U(0), gusts, room, wide, room, read + best, size)
             for a in range(choices):
-                at, first, last = (t * choices + a) * size, U(firsts[a]), U(firsts[a + U(1)])
-                _ahead(reward, at, weights, ways, first, last, room, read, actions, at, size)
+                at, first, after = (t * choices + a) * size, U(firsts[a]), U(firsts[a + U(1)])
+                _ahead(reward, at, weights, ways, first, after, room, read, actions, at, size)
                 if a == 0:
                     for s in range(size):
                         values[now + s] = policy[at + s] * actions[at + s]
                 else:
                     for s in range(size):
                         values[now + s] += policy[at + s] * actions[at + s]
-                if tops and a == 0:
-                    _ahead(reward, at, weights, ways, first, last, room, read + wide, best, now, size)
-                elif tops:
-                    _ahead(reward, at, weights, ways, first, last, room, read + wide, room, worth, size)
-                    for s in range(size):
-                        more, known = room[worth + s], best[now + s]
-                        best[now + s] = more if more > known else known
+                if beside:
+                    _widen(reward, at, size, room, most, least)
+                    to = worth if a else top
+                    _ahead(reward, at, weights, ways, first, after, room, read + wide, room, to, size)
+                    if a:
+                        for s in range(size):
+                            more, known = room[worth + s], room[top + s]
+                            room[top + s] = more if more > known else known
             for s in range(size):
-                room[margin + s] = values[now + s]
-            if tops:
+                room[value + s] = values[now + s]
+            if beside:
                 for s in range(size):
-                    room[wide + margin + s] = best[now + s]
+                    room[best + s] = room[top + s]
+        if beside:
+            _summarise(flow, size, room, best, value, most, least, seen)
         return 0
 
     return operation

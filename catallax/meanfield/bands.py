@@ -37,23 +37,26 @@ class Bands(eqx.Module):
 
     def look_back(
         self,
+        flow: Float[Array, "T1 S"],
         reward: Float[Array, "T A S"],
         policy: Float[Array, "T A S"],
-        final: Float[Array, " S"],
+        last: Float[Array, " S"] | Float[Array, ""],
         discount: Float[Array, ""],
-        best: bool,
-    ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "B S"]]:
-        """Return a policy's values, what each action is worth before it, and a best response's values if wanted."""
+        beside: bool,
+    ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, " 2"]]:
+        """Return a policy's values and what each action is worth before it; if wanted, what a best response gains over
+        it from the first density on, and the largest difference of two rewards."""
         (decisions, _, states), dtype = reward.shape, reward.dtype
         firsts = np.concatenate([[0], np.cumsum(self.counts)])
         ways, gust_ways = self._margin + np.asarray(self.ways), self._margin + np.asarray(self.gust_ways, int)
         # What is one step away counts by the discount.
         weights = discount * self.weights.astype(dtype)
-        given = reward, policy, final, weights, _counts(ways), _counts(firsts), self.gust.astype(dtype)
-        rows, tops = (jax.ShapeDtypeStruct((many, states), dtype) for many in (decisions + 1, best * (decisions + 1)))
-        room = jax.ShapeDtypeStruct((4 * (states + 2 * self._margin) + 2 * states,), dtype)
-        found = rows, jax.ShapeDtypeStruct(reward.shape, dtype), tops, room
-        return _call("look_back", found, *given, _counts(gust_ways), _counts([self._margin]))
+        given = flow, reward, policy, last.reshape(-1), weights, _counts(ways), _counts(firsts)
+        room = 4 * (states + 2 * self._margin) + 5 * states
+        shapes = (decisions + 1, states), reward.shape, (2 * beside,), (room,)
+        found = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
+        gust = self.gust.astype(dtype), _counts(gust_ways), _counts([self._margin])
+        return _call("look_back", found, *given, *gust)
 
     def follow(
         self, flow: Float[Array, "T1 S"], logits: Float[Array, "T A S"]
@@ -68,12 +71,11 @@ class Bands(eqx.Module):
             _arriving(self.weights.astype(dtype), self.ways),
             _arriving(self.gust.astype(dtype), self.gust_ways),
         )
-        room = ((choices + 1) * wide + 3 * states,)
-        whole, after, room = (
-            jax.ShapeDtypeStruct(shape, dtype) for shape in (logits.shape, (decisions + 1, states), room)
-        )
+        shapes = logits.shape, logits.shape, (decisions + 1, states), ((choices + 1) * wide + 3 * states,)
+        found = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
         given = weights, _counts(rows + ways), gust, _counts(gust_ways), _counts([self._margin])
-        return _call("follow", (whole, whole, after, room), flow, logits, *given)
+        # The flow takes the place of the one whose first density it starts from.
+        return _call("follow", found, flow, logits, *given, replaced={0: 2})
 
     @property
     def _margin(self) -> int:
@@ -92,11 +94,14 @@ def _counts(numbers: Any) -> Array:
     return jnp.asarray(numbers, jnp.uint32)
 
 
-def _call(operation: str, found: tuple, *given: Array) -> tuple[Array, Array, Array]:
-    """Call a compiled loop."""
+def _call(
+    operation: str, found: tuple, *given: Array, replaced: dict[int, int] | None = None
+) -> tuple[Array, Array, Array]:
+    """Call a compiled loop; which operands, by number, it may replace by which results."""
     from ._banded import named  # numba takes a second to load
 
-    call = jax.ffi.ffi_call(named(operation, given[0].dtype.name), found, vmap_method="sequential")
+    name = named(operation, given[0].dtype.name)
+    call = jax.ffi.ffi_call(name, found, vmap_method="sequential", input_output_aliases=replaced)
     # The last result is the loop's scratch memory, which XLA has at hand.
     first, second, third, _ = call(*given)
     return first, second, third

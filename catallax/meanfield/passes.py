@@ -28,11 +28,16 @@ class Faced(eqx.Module):
 
     Args:
         reward: What each action earns in each state.
-        final: What it earns to end in each state.
+        last: What it earns to end, in each state or in any: one number then.
     """
 
     reward: Float[Array, "T A S"]
-    final: Float[Array, " S"]
+    last: Float[Array, " S"] | Float[Array, ""]
+
+    @property
+    def final(self) -> Float[Array, " S"]:
+        """What it earns to end in each state."""
+        return jnp.broadcast_to(self.last, self.reward.shape[-1:])
 
 
 def times(game: AbstractGame) -> Array:
@@ -44,7 +49,7 @@ def face(game: AbstractGame, flow: Float[Array, "T1 S"], kind: Any) -> Faced:
     """Return what a kind of player faces in a flow of densities."""
 
     reward = jax.vmap(lambda time, density: earned(game, time, density, kind))(times(game), flow[:-1])
-    return Faced(reward, ended(game, flow[-1], kind))
+    return Faced(reward, jnp.asarray(game.final(flow[-1], kind), flow.dtype))
 
 
 def earned(game: AbstractGame, time: Array, density: Float[Array, " S"], kind: Any) -> Float[Array, "A S"]:
@@ -103,16 +108,21 @@ def worth(
     game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
 ) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"]]:
     """Return the value of a policy at every time and state, t = 0 … T, and what each action is worth before it."""
-    look = _look_back_by_scan if bands_of(game, flow) is None else _look_back
-    return look(game, flow, faced, policy, beside=False)[:2]
+    return _looking(game, flow)(game, flow, faced, policy, beside=False)[:2]
 
 
 def worth_beside_best(
     game: AbstractGame, flow: Float[Array, "T1 S"], faced: Faced, policy: Float[Array, "T A S"]
-) -> tuple[Float[Array, "T1 S"], Float[Array, "T A S"], Float[Array, "T1 S"]]:
-    """Return what `worth` does and the values of a best response, in one pass back through time."""
-    look = _look_back_by_scan if bands_of(game, flow) is None else _look_back
-    return look(game, flow, faced, policy, beside=True)
+) -> tuple[Float[Array, "T A S"], Float[Array, ""], Float[Array, ""]]:
+    """Return what each action is worth before a policy, what a best response gains over it, and the reward range."""
+    _, actions, seen = _looking(game, flow)(game, flow, faced, policy, beside=True)
+    return actions, seen[0], reward_range(game, seen[1], faced.last)
+
+
+def _looking(game: AbstractGame, flow: Array) -> Callable[..., tuple[Array, Array, Array]]:
+    """Return the function that looks back through time; its last result is empty unless a best response is wanted:
+    what that gains over the policy from the first density on, and the largest difference of two rewards."""
+    return _look_back_by_scan if bands_of(game, flow) is None else _look_back
 
 
 def bands_of(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Bands | None:
@@ -126,7 +136,7 @@ def bands_of(game: AbstractGame, flow: Float[Array, "T1 S"]) -> Bands | None:
 def _look_back_by_scan(
     game: AbstractGame, flow: Array, faced: Faced, policy: Array, *, beside: bool
 ) -> tuple[Array, Array, Array]:
-    """Look back step by step; the values of a best response have no rows unless they are wanted."""
+    """Look back step by step."""
     discount = _discount(game, faced)
 
     def back(moves: AbstractMoves, value: Array, step: Any) -> tuple[Array, tuple[Array, Array]]:
@@ -139,12 +149,15 @@ def _look_back_by_scan(
         reward, pi = step
         action, top = reward[None] + discount * jax.vmap(moves.ahead)(value)
         value = jnp.stack([added(pi * action, 0), greatest(top, 0)])
-        return value, (value, action)
+        return value, (value[0], action)
 
     final, step = (jnp.stack([faced.final, faced.final]), back_beside) if beside else (faced.final, back)
-    _, (values, actions) = through(game, flow, step, final, (faced.reward, policy), reverse=True)
-    values = jnp.concatenate([values, final[None]])
-    return (values[:, 0], actions, values[:, 1]) if beside else (values, actions, values[:0])
+    first, (values, actions) = through(game, flow, step, final, (faced.reward, policy), reverse=True)
+    values = jnp.concatenate([values, faced.final[None]])
+    if not beside:
+        return values, actions, values[:0, 0]
+    gain = flow[0] @ (first[1] - first[0])
+    return values, actions, jnp.stack([gain, jnp.max(faced.reward) - jnp.min(faced.reward)])
 
 
 @eqx.filter_custom_jvp
@@ -156,7 +169,7 @@ def _look_back(
     assert bands is not None
     discount = _discount(game, faced)
     return lax.platform_dependent(
-        cpu=lambda: bands.look_back(faced.reward, policy, faced.final, discount, beside),
+        cpu=lambda: bands.look_back(flow, faced.reward, policy, faced.last, discount, beside),
         default=lambda: _look_back_by_scan(game, flow, faced, policy, beside=beside),
     )
 
@@ -236,10 +249,12 @@ def _(primals: tuple, tangents: tuple):
 
 def reach(game: AbstractGame, faced: Faced) -> Float[Array, ""]:
     """Return the reward range: largest less smallest reward over all times, states and actions, times Σ γ^t."""
-    return reward_range(game, jnp.max(faced.reward) - jnp.min(faced.reward), faced.final)
+    return reward_range(game, jnp.max(faced.reward) - jnp.min(faced.reward), faced.last)
 
 
-def reward_range(game: AbstractGame, widest: Float[Array, ""], final: Float[Array, " S"]) -> Float[Array, ""]:
+def reward_range(
+    game: AbstractGame, widest: Float[Array, ""], final: Float[Array, " S"] | Float[Array, ""]
+) -> Float[Array, ""]:
     """Return the reward range, given the largest difference of two rewards before the last."""
     discount = jnp.asarray(game.discount, final.dtype)
     length = jnp.sum(discount ** jnp.arange(game.horizon, dtype=final.dtype))

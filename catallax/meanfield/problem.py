@@ -144,10 +144,10 @@ class AbstractGame(eqx.Module):
     def reward(self, time: Int[Array, ""], density: Float[Array, " S"], kind: Any) -> Float[Array, "S A"]:
         """Return what each action earns in each state at a time, given the density then and the player's kind."""
 
-    def final(self, density: Float[Array, " S"], kind: Any) -> Float[Array, " S"]:
-        """Return what it earns to end in each state; nothing unless a game says otherwise."""
+    def final(self, density: Float[Array, " S"], kind: Any) -> Float[Array, " S"] | Float[Array, ""]:
+        """Return what it earns to end in each state, or in any; nothing unless a game says otherwise."""
         del kind
-        return jnp.zeros_like(density)
+        return jnp.zeros((), density.dtype)
 
     @property
     def discount(self) -> float:

@@ -177,8 +177,7 @@ def looked(rule: Any, agent: Any, signal: Crowd) -> tuple[Array, Array, Array, A
     faced = face(game, density, agent.kind)
 
     def measure() -> tuple[Array, Array, Array]:
-        values, actions, top = worth_beside_best(game, density, faced, agent.policy)
-        return actions, density[0] @ (top[0] - values[0]), reach(game, faced)
+        return worth_beside_best(game, density, faced, agent.policy)
 
     def look() -> tuple[Array, Array, Array]:
         nothing = jnp.zeros_like(agent.share)

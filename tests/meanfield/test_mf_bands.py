@@ -99,9 +99,9 @@ QUICK = "7 ways", "gusts"
 def both_ways(game: AbstractGame, flow: jax.Array, faced: passes.Faced, logits: jax.Array) -> list[tuple]:
     """Return what compiled passes and scans say of the same."""
     policy = softmax(logits)
-    looks = [(look(game, flow, faced, policy, beside=beside) for beside in (False, True)) for look in LOOKS]
-    follows = [follow(game, flow, logits) for follow in (passes._follow, passes._follow_by_scan)]
-    return [*zip(*looks, strict=True), tuple(follows)]
+    looks = [tuple(look(game, flow, faced, policy, beside=beside) for look in LOOKS) for beside in (False, True)]
+    follows = tuple(follow(game, flow, logits) for follow in (passes._follow, passes._follow_by_scan))
+    return [*looks, follows]
 
 
 @pytest.mark.parametrize(
@@ -141,10 +141,12 @@ def test_what_is_no_number_stays_none(dtype):
     logits = logits.at[1, 2, 3].set(jnp.nan)
     _, policy, after = follow(game, flow, logits)
     assert np.isnan(policy[1, :, 3]).all() and np.isnan(after[2]).any() and not np.isnan(after[1]).any()
-    values, actions, best = worth_beside_best(game, flow, faced, policy)
-    assert np.isnan(values[1, 3]) and not np.isnan(actions[1]).any() and not np.isnan(best).any()
+    values, actions = worth(game, flow, faced, policy)
+    assert np.isnan(values[1, 3]) and not np.isnan(actions[1]).any()
+    _, gain, span = worth_beside_best(game, flow, faced, policy)
+    assert np.isnan(gain) and span > 0
     paid = eqx.tree_at(lambda faced: faced.reward, faced, faced.reward.at[1, 2, 3].set(jnp.nan))
-    values, actions, _ = worth_beside_best(game, flow, paid, softmax(jnp.zeros_like(logits)))
+    values, actions = worth(game, flow, paid, softmax(jnp.zeros_like(logits)))
     assert np.isnan(actions[1, 2, 3]) and np.isnan(values[1, 3]) and np.isnan(values[0]).any()
 
 
@@ -215,6 +217,22 @@ def test_where_they_serve(game, compiled):
 def test_half_precision_is_for_the_scans():
     game, flow, _, _ = drawn(grid(5), "float16")
     assert flow.dtype == jnp.float16 and passes.bands_of(game, flow) is None
+
+
+def test_what_is_the_same_in_every_state_to_end_in_is_one_number(dtype):
+    game, flow, faced, logits = drawn(grid(5), dtype)
+    policy = softmax(logits)
+    one, each = (passes.Faced(faced.reward, jnp.asarray(last, dtype)) for last in (0.5, np.full(12, 0.5)))
+    for look in LOOKS:
+        for found, wanted in zip(*(look(game, flow, ends, policy, beside=True) for ends in (one, each)), strict=True):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_round_of_a_small_game_is_few_operations():
+    # XLA runs up to eight one after another; more of them it hands to a pool of threads, which takes longer than they.
+    text = jax.jit(lambda: iterate(beach_bar(), 300, "mirror-descent", every=1)).lower().compile().as_text()
+    round_of = next(body for body in text.split("\n\n") if body.count(" custom-call(") == 2)
+    assert len(re.findall(r" (?:fusion|custom-call|copy|call|while|dot)\(", round_of)) <= 8
 
 
 @pytest.mark.parametrize("law", ["fast", pytest.param("mirror-descent", marks=pytest.mark.bench)])
