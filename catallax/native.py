@@ -13,11 +13,14 @@ machines of 64 bits.
 # An intrinsic is written with numba's typing context as its first parameter and called without.
 
 import ctypes
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import cfunc, njit, types
 from numba.extending import intrinsic
 
 VERSION = 0, 1
@@ -41,6 +44,20 @@ def register(name: str, operation: Any) -> None:
 
 SIGNATURE = types.intp(types.intp)
 """What an operation takes and returns: the address of its call frame, and 0."""
+
+
+@functools.cache
+def named(make: Callable[[Any], Any], dtype: str) -> str:
+    """Return by which name XLA knows an operation in single or double precision; compile it if it is new.
+
+    Args:
+        make: Returns the operation for a NumPy type; its module's and its own name become the operation's.
+        dtype: "float32" or "float64".
+    """
+    name = f"{make.__module__}.{make.__name__}.{dtype}"
+    compiled = cfunc(SIGNATURE, cache=True, error_model="numpy", fastmath={"contract"})
+    register(name, compiled(make({"float32": np.float32, "float64": np.float64}[dtype])))
+    return name
 
 
 @intrinsic
@@ -106,6 +123,42 @@ def power_of_two(typing: Any, exponent: Any, like: Any):
         return builder.bitcast(shifted, context.get_value_type(signature.return_type))
 
     return like(types.int32, like), build
+
+
+@intrinsic
+def trailing_zeros(typing: Any, word: Any):
+    """Return the number of the lowest bit that is set; some number if none is."""
+    del typing
+
+    def build(context: Any, builder: Any, signature: Any, words: Any):
+        del context, signature
+        return builder.cttz(words[0], ir.Constant(ir.IntType(1), 1))
+
+    return word(word), build
+
+
+def _chosen(comparison: str):
+    """Return an intrinsic that returns the first of two numbers if it compares so, else the second.
+
+    Store it elsewhere than where the second is loaded from: over itself LLVM makes a masked store of it, which takes
+    some processors ten times as long.
+    """
+
+    @intrinsic
+    def choose(typing: Any, first: Any, second: Any):
+        del typing
+
+        def build(context: Any, builder: Any, signature: Any, pair: Any):
+            del context, signature
+            return builder.select(builder.fcmp_ordered(comparison, *pair), *pair)
+
+        return (first(first, second), build) if first == second else None
+
+    return choose
+
+
+greater, lesser = _chosen(">"), _chosen("<")
+"""The greater and the lesser of two floating numbers of one type; the second where one of them is none."""
 
 
 @njit(cache=True)

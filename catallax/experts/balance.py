@@ -1,6 +1,7 @@
 """Prices that balance a batch within a tolerance, in as few passes over it as may be: what a training step pays for."""
 
 import functools
+import itertools
 
 import equinox as eqx
 import jax
@@ -9,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .clear import (
+    SMALL,
     TRIALS,
     bounds,
     by_expert,
@@ -35,6 +37,12 @@ prices at rest 2 would close it; all move at once, and 2 would be too far. Of 1 
 
 HASTE = 32
 """Sweeps after which `balance` extrapolates no more."""
+
+RIDGE = 1e-6
+"""What `balance` adds to the diagonal when it extrapolates, as a share of the trace."""
+
+LEAST = 1 / 1024
+"""How far at least from the old price a new one is sought, as a share of the affinities' range."""
 
 
 class _Search(eqx.Module):
@@ -90,17 +98,46 @@ def balance(
         axis_name: The mesh axis along which tokens are spread, inside `jax.shard_map`.
 
     Returns:
-        Prices, of which the least is zero; with the tokens spread over any number of devices the same bit for bit.
+        Prices, of which the least is zero; with the tokens spread over any number of devices the same bit for bit. On
+        the CPU, where nothing is spread, a compiled loop finds the same but for rounding.
 
     Reference:
         Anderson (1965), Iterative procedures for nonlinear integral equations; Walker & Ni (2011), eq. 2.2.
     """
     affinity, price = lax.stop_gradient((affinity, price))
-    across = by_expert(affinity)
     slack = spare(active, total(len(affinity), axis_name), capacity, price.size)
-    most = jnp.ceil(jnp.asarray(capacity, jnp.float32) * (1 + tol)).astype(jnp.int32)
+    enough = jnp.ceil(jnp.asarray(capacity, jnp.float32) * (1 + tol)).astype(jnp.int32)
+    law = jnp.asarray(capacity, jnp.int32), slack, enough, jnp.asarray(sweeps, jnp.int32)
+    sought = functools.partial(_sought, affinity, price, law, active, axis_name)
+    suits = axis_name is None and affinity.dtype in (jnp.float32, jnp.float64) and active < price.size
+    if not suits or affinity.size > SMALL:
+        return sought()
+    return lax.platform_dependent(cpu=lambda: _compiled(affinity, price, law, active), default=sought)
+
+
+def _compiled(affinity: Array, price: Array, law: tuple[Array, ...], active: int) -> Array:
+    """Sweep in a compiled loop."""
+    from ..native import named  # numba takes a second to load
+    from ._compiled import balance as loop
+
+    (tokens, experts), dtype = affinity.shape, affinity.dtype
+    rows = -(-(active + 1) // 3) * 3
+    sizes = (experts,), (experts * tokens,), (2, rows, tokens), (2, tokens), (tokens,), (experts * tokens,)
+    reals = [jax.ShapeDtypeStruct(size, dtype) for size in sizes]
+    takers, small = jax.ShapeDtypeStruct((experts,), jnp.int32), (experts, 2 * experts, *[MEMORY * experts] * 2)
+    scratch = [jax.ShapeDtypeStruct((size,), dtype) for size in (*small, MEMORY * (MEMORY + 1))]
+    call = jax.ffi.ffi_call(named(loop, dtype.name), [*reals, takers, *scratch], vmap_method="sequential")
+    return call(affinity, price.astype(dtype), jnp.stack([jnp.int32(active), *law, jnp.int32(HASTE)]))[0]
+
+
+def _sought(
+    affinity: Array, price: Array, law: tuple[Array, ...], active: int, axis_name: str | None
+) -> Float[Array, " experts"]:
+    """Sweep in loops of XLA."""
+    across = by_expert(affinity)
+    capacity, slack, enough, sweeps = law
     low, high = bounds(across, across, axis_name)
-    least, memory = (high - low) / 1024, jnp.zeros((MEMORY, price.size), price.dtype)
+    least, memory = (high - low) * LEAST, jnp.zeros((MEMORY, price.size), price.dtype)
 
     def look(price: Array, span: Array) -> tuple[Array, Array, Array]:
         trial = trial_prices(price - span, price + span)
@@ -109,13 +146,13 @@ def balance(
         return price, reserve, total(demand(across, reserve, trial), axis_name)
 
     def going(state: _Search) -> Array:
-        return (state.swept < sweeps) & (jnp.max(state.takers[TRIALS // 2]) > most)
+        return (state.swept < sweeps) & (jnp.max(state.takers[TRIALS // 2]) > enough)
 
     def sweep(state: _Search) -> _Search:
         price, span, reserve = state.price, state.span, state.reserve
-        law = capacity, slack, idle_reserve(price)
-        bracket = narrowed(price - span, price + span, state.takers, *law)
-        change = quantile(across, reserve, bracket, law, PASSES - 1, axis_name) - price
+        terms = capacity, slack, idle_reserve(price)
+        bracket = narrowed(price - span, price + span, state.takers, *terms)
+        change = quantile(across, reserve, bracket, terms, PASSES - 1, axis_name) - price
         change = change - jnp.mean(change)
         fresh = jnp.where(state.swept > 0, 1, 0).astype(price.dtype)
         moved, turned = (
@@ -137,6 +174,20 @@ def balance(
 def _extrapolated(change: Array, moved: Array, turned: Array) -> Array:
     """Return the step to where, as the last changes tell, a sweep would change nothing, and a little beyond."""
     gram = turned @ turned.T
-    ridge = 1e-6 * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
-    share = jnp.linalg.solve(gram + ridge * jnp.eye(MEMORY, dtype=gram.dtype), turned @ change)
+    ridge = RIDGE * jnp.trace(gram) + jnp.finfo(gram.dtype).tiny
+    share = _solved(gram + ridge * jnp.eye(MEMORY, dtype=gram.dtype), turned @ change)
     return BEYOND * (change - share @ turned) - share @ moved
+
+
+def _solved(matrix: Array, right: Array) -> Array:
+    """Solve a few equations by elimination, where the matrix is positive definite.
+
+    For three unknowns a solver of any library takes longer to call than this to do.
+    """
+    rows = [jnp.append(row, value) for row, value in zip(matrix, right, strict=True)]
+    for i, j in itertools.combinations(range(MEMORY), 2):
+        rows[j] = rows[j] - rows[j][i] / rows[i][i] * rows[i]
+    found = jnp.zeros(MEMORY, matrix.dtype)
+    for i in reversed(range(MEMORY)):
+        found = found.at[i].set((rows[i][MEMORY] - rows[i][:MEMORY] @ found) / rows[i][i])
+    return found

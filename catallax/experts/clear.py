@@ -28,6 +28,10 @@ TRIALS = 7
 FEW = 32
 """When no more than so many tokens bid, their bids are sorted in a buffer of that size: sorting costs most."""
 
+SMALL = 1 << 18
+"""Up to so many affinities `balance` and `assign` are compiled loops on the CPU. Beyond, a pass is long enough for XLA
+to share it out among cores, of which these loops use one."""
+
 REPAIR_STEPS = 4
 """Passes to find who keeps a place at an over-full expert; those within what is left of the bracket bid again."""
 
@@ -267,9 +271,38 @@ def assign(
         wanted = best > -jnp.inf
         rank, load = ranks(named(chosen, wanted, len(price)))
         return Assignment(chosen, wanted & (jnp.take_along_axis(rank, chosen, axis=1) < capacity), load)
+    capacity = jnp.asarray(capacity, jnp.int32)
+    if surplus.size > SMALL or surplus.dtype not in (jnp.float32, jnp.float64):
+        return _repaired(surplus, active, capacity)
+    return lax.platform_dependent(
+        cpu=lambda: _compiled(surplus, active, capacity), default=lambda: _repaired(surplus, active, capacity)
+    )
+
+
+def _compiled(surplus: Array, active: int, capacity: Array) -> Assignment:
+    """Assign and repair in compiled loops."""
+    from ..native import named  # numba takes a second to load
+    from ._compiled import assign as loop
+
+    (tokens, experts), dtype, rows = surplus.shape, surplus.dtype, -(-(active + 1) // 3) * 3
+    whole, size = jnp.int32, _buffer(tokens)
+    asked = (tokens, active), whole, (tokens, active), bool, (experts,), whole
+    scratch = (
+        (experts * tokens,), dtype, (2, rows, tokens), dtype, (2, tokens), dtype, (tokens,), dtype,
+        (-(-experts // WORD), tokens), jnp.uint32, (experts,), dtype, (experts,), whole, (tokens,), whole,
+        (size,), whole, (size,), whole, (size,), dtype,
+    )  # fmt: skip
+    results = asked + scratch
+    found = [jax.ShapeDtypeStruct(*pair) for pair in zip(results[::2], results[1::2], strict=True)]
+    call = jax.ffi.ffi_call(named(loop, dtype.name), found, vmap_method="sequential")
+    return Assignment(*call(surplus, capacity[None])[:3])
+
+
+def _repaired(surplus: Array, active: int, capacity: Array) -> Assignment:
+    """Assign and repair in loops of XLA."""
     across, reserve = _opened(surplus, active)
     # The experts wanted are those worth more than the reserve. One asked by too many asks for more, the others do not.
-    worth, none = across - reserve[None], jnp.zeros_like(price)
+    worth, none = across - reserve[None], jnp.zeros_like(surplus[0])
     load, reach = demand(across, reserve, jnp.stack([none, none - jnp.inf]))
     rise = quantile(
         across, reserve, (none, jnp.maximum(jnp.max(worth, axis=1), 0)), (capacity, 0, none[0]), REPAIR_STEPS, None
@@ -311,6 +344,11 @@ class _Auction(eqx.Module):
     kept: Bool[Array, "tokens active"]
     room: Int[Array, " experts"]
     stuck: Bool[Array, " tokens"]
+
+
+def _buffer(tokens: int) -> int:
+    """How many tokens bid at once at most."""
+    return min(tokens, max(256, tokens // 16))
 
 
 def _room(chosen: Array, kept: Array, places: Array) -> Array:
@@ -355,7 +393,7 @@ def _auction(surplus: Array, chosen: Array, kept: Array, places: Array) -> tuple
 
     # Whoever bids, the outcome is that of a buffer which holds them all, whatever its size.
     state = start
-    for size, left in ((min(tokens, max(256, tokens // 16)), FEW), (min(tokens, FEW), 0)):
+    for size, left in ((_buffer(tokens), FEW), (min(tokens, FEW), 0)):
         several = lambda state, left=left: jnp.sum(waiting(state), dtype=jnp.int32) > left  # noqa: E731
         state = lax.while_loop(several, functools.partial(bid, size), state)
     return state.chosen, state.kept

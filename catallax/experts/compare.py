@@ -18,7 +18,7 @@ from ..core.result import Status
 from ..errors import InputError
 from .evaluate import Evaluation, calibrate, evaluate
 from .measure import dead, evenness, information, max_violation, table_of
-from .model import CAUSAL, DENSE, LanguageModel, Shape
+from .model import CAUSAL, DENSE, VACANT, LanguageModel, Shape
 from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
@@ -55,10 +55,10 @@ information with the expert that serves (`measure.information`), both means over
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
-    "threshold", CAUSAL, DENSE,
+    "threshold", CAUSAL, VACANT, DENSE,
 )  # fmt: skip
-"""All that can be compared; "causal" is the market with a price for every sequence, "dense" a network without experts
-of equal floating-point work, for reference."""
+"""All that can be compared; "causal" is the market with a price for every sequence, "vacant" the market with places
+closed at random in training, "dense" a network without experts of equal floating-point work, for reference."""
 
 CONFIDENCE = 0.95
 """Of all intervals."""

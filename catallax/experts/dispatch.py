@@ -57,7 +57,11 @@ def arrive(demand: Bool[Array, "tokens experts"], capacity: int) -> tuple[Int[Ar
 
 
 def seat(
-    chosen: Int[Array, "tokens active"], wanted: Bool[Array, "tokens active"], experts: int, capacity: int
+    chosen: Int[Array, "tokens active"],
+    wanted: Bool[Array, "tokens active"],
+    experts: int,
+    capacity: int,
+    opened: Int[Array, " experts"] | None = None,
 ) -> tuple[Int[Array, "experts capacity"], Bool[Array, "tokens active"], Int[Array, " experts"]]:
     """Give places to tokens that name distinct experts, in order of arrival.
 
@@ -66,6 +70,7 @@ def seat(
         wanted: False where the token gives that choice up.
         experts: How many experts there are.
         capacity: Places per expert.
+        opened: How many of its places each expert fills; by default all.
 
     Returns:
         place: As `arrive`.
@@ -74,7 +79,7 @@ def seat(
     """
     rank, load = ranks(named(chosen, wanted, experts))
     rank = jnp.take_along_axis(rank, chosen, axis=1)
-    kept = wanted & (rank < capacity)
+    kept = wanted & (rank < (capacity if opened is None else opened[chosen]))
     slot = jnp.where(kept, chosen * capacity + rank, experts * capacity)
     token = jnp.broadcast_to(jnp.arange(len(chosen), dtype=jnp.int32)[:, None], slot.shape)
     return _fill(slot, token, experts, capacity), kept, load

@@ -24,6 +24,7 @@ Name = Literal[
     "hash",
     "threshold",
     "causal",
+    "vacant",
     "dense",
 ]
 """Who decides which experts serve a token; "dense" has one network of as much work instead of experts."""

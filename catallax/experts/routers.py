@@ -26,7 +26,8 @@ class Logs(eqx.Module):
 
     Args:
         max_violation: MaxVio: (largest load − mean load)/mean load, of demand before repair and capacity.
-        dropped: Share of the demanded (token, expert) pairs that found no place.
+        dropped: Share of the demanded (token, expert) pairs for which there is no place; those that `vacant` closes
+            count as places.
         unserved: Share of tokens that no expert serves.
         entropy: Of the loads' shares, in nats; log(experts) when balanced.
         dead: Experts that no token demands.
@@ -91,6 +92,9 @@ class Router(eqx.Module):
             it starts from the average of all earlier ones. For the market only. (See also `moving` of a call.)
         threshold: A token takes every expert that is worth its price, instead of k. For the market only.
         horizon: Batches over which the average price reaches back.
+        vacant: Share of its places that an expert closes in training, in the mean: those of the latest tokens, none to
+            twice as many, drawn for each expert and batch. At inference, where a frozen price asks some experts for
+            more than they serve, tokens must do with an expert less; so the network learns to.
 
     Raises:
         ValueError: for an unknown kind, k > experts, or options that do not go together.
@@ -107,6 +111,7 @@ class Router(eqx.Module):
     causal: bool = eqx.field(static=True, default=False, kw_only=True)
     threshold: bool = eqx.field(static=True, default=False, kw_only=True)
     horizon: int = eqx.field(static=True, default=100, kw_only=True)
+    vacant: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self):
         if self.kind not in ROUTERS:
@@ -115,6 +120,10 @@ class Router(eqx.Module):
             raise ValueError(f"a token takes {self.active} of {self.experts} experts; give 1 to {self.experts}")
         if not self.capacity_factor > 0:
             raise ValueError(f"capacity_factor is {self.capacity_factor}; experts need places: give more than 0")
+        if not 0 <= self.vacant <= 0.5:
+            raise ValueError(f"vacant is {self.vacant}; it is a share of an expert's places, from 0 to 0.5")
+        if self.vacant and self._worth:
+            raise ValueError(f"vacant is for routers whose tokens choose k experts, not for {self.kind!r}")
         if (self.causal or self.threshold) and self.kind != "market":
             raise ValueError(f"causal and threshold are options of the market, not of {self.kind!r}")
         if self.causal and self.threshold:
@@ -198,7 +207,8 @@ class Router(eqx.Module):
             # A repair looks at the whole batch, which causal prices are there to avoid.
             repair = train and (self.rule.repair and not self.causal if self.repair is None else self.repair)
         order = _advancing(len(affinity), length) if moving else None
-        choice = self._choose(score, price, removed, capacity, repair, order)
+        opened = self._opened(capacity, state) if train and self.vacant else None
+        choice = self._choose(score, price, removed, capacity, repair, order, opened)
         load = total(choice.load, axis_name)
         loss = self._loss(affinity, load, rate, axis_name)
         logs = _logs(choice, load, loss, axis_name)
@@ -243,24 +253,37 @@ class Router(eqx.Module):
         first = jnp.broadcast_to(start, sequences.shape[1:])
         return lax.scan(step, first, sequences)[1].swapaxes(0, 1).reshape(score.shape)
 
+    def _opened(self, capacity: int, state: RouterState) -> Array:
+        """How many of its places each expert fills in this batch, drawn by the batch's number."""
+        drawn = hashed(state.price[None], state.count[None])[0]
+        return capacity - (2 * self.vacant * capacity * drawn).astype(jnp.int32)
+
     def _choose(
-        self, score: Array, price: Array, removed: Array, capacity: int, repair: bool, order: Array | None
+        self,
+        score: Array,
+        price: Array,
+        removed: Array,
+        capacity: int,
+        repair: bool,
+        order: Array | None,
+        opened: Array | None,
     ) -> "_Choice":
         surplus = jnp.where(removed[None], -jnp.inf, score - jnp.broadcast_to(price, score.shape))
         if self._worth:
             demand = surplus > 0
             place, served = arrive(demand, capacity)
             best, chosen = lax.top_k(jnp.where(served, score, -jnp.inf), self.active)
-            pairs, load = served.sum(dtype=jnp.int32), demand.sum(axis=0, dtype=jnp.int32)
-            return _Choice(place, chosen, best > -jnp.inf, load, pairs, ~jnp.any(served, axis=1))
+            load = demand.sum(axis=0, dtype=jnp.int32)
+            return _Choice(place, chosen, best > -jnp.inf, load, _places(load, capacity), ~jnp.any(served, axis=1))
         if repair:
             taken = assign(surplus, jnp.zeros_like(surplus[0]), self.active, capacity)
-            place, kept, _ = seat(taken.chosen, taken.kept, self.experts, capacity)
-            chosen, load = taken.chosen, taken.load
+            place, kept, _ = seat(taken.chosen, taken.kept, self.experts, capacity, opened)
+            chosen, load, pairs = taken.chosen, taken.load, taken.kept.sum(dtype=jnp.int32)
         else:
             best, chosen = lax.top_k(surplus, self.active)
-            place, kept, load = _seated(chosen, best > -jnp.inf, self.experts, capacity, order)
-        return _Choice(place, chosen, kept, load, kept.sum(dtype=jnp.int32), ~jnp.any(kept, axis=1))
+            place, kept, load = _seated(chosen, best > -jnp.inf, self.experts, capacity, order, opened)
+            pairs = _places(load, capacity)
+        return _Choice(place, chosen, kept, load, pairs, ~jnp.any(kept, axis=1))
 
     def _gate(self, affinity: Array, choice: "_Choice") -> Array:
         """Softmax over the experts that serve the token, or over all, at every place."""
@@ -310,19 +333,24 @@ def _advancing(tokens: int, length: int | None) -> Array:
     return jnp.arange(tokens, dtype=jnp.int32).reshape(-1, length or 1).T.reshape(-1)
 
 
+def _places(load: Array, capacity: int) -> Array:
+    """How many of the pairs that are asked for there are places for."""
+    return jnp.sum(jnp.minimum(load, capacity), dtype=jnp.int32)
+
+
 def _seated(
-    chosen: Array, wanted: Array, experts: int, capacity: int, order: Array | None
+    chosen: Array, wanted: Array, experts: int, capacity: int, order: Array | None, opened: Array | None
 ) -> tuple[Array, Array, Array]:
     """Give places to tokens in an order of arrival; by default as they stand. See `seat`."""
     if order is None:
-        return seat(chosen, wanted, experts, capacity)
+        return seat(chosen, wanted, experts, capacity, opened)
     place, kept, load = seat(chosen[order], wanted[order], experts, capacity)
     place = order.at[place].get(mode="fill", fill_value=len(order))
     return place, jnp.zeros_like(kept).at[order].set(kept), load
 
 
 class _Choice(eqx.Module):
-    """Places and choices, before gates; `pairs` counts the (token, expert) pairs that are served."""
+    """Places and choices, before gates; `pairs` counts the (token, expert) pairs for which there are places."""
 
     place: Array
     chosen: Array

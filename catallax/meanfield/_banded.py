@@ -10,14 +10,13 @@ arithmetic of the exponential.
 # pyright: reportCallIssue=false
 # See `native`: an intrinsic is called without its first parameter.
 
-import functools
 import math
 
 import numpy as np
-from numba import cfunc, njit
+from numba import njit
 from numba.np.numpy_support import carray
 
-from ..native import SIGNATURE, extent, is_query, numbers, pointer, power_of_two, register
+from ..native import extent, greater, is_query, lesser, numbers, pointer, power_of_two
 
 TERMS = tuple(1 / math.factorial(k) for k in range(12, -1, -1))
 """The series of the exponential as far as it counts where |r| ≤ log 2 / 2; in single precision the last eight."""
@@ -94,16 +93,17 @@ def _ahead(base, b, weights, ways, first, last, x, at, out, o, size):
 
 
 @_inlined
-def _centre(logits, at, size, choices, room, top, centred):
+def _centre(logits, at, size, choices, room, here, there, centred):
     """Write one time's logits less the greatest of each state's."""
     for s in range(size):
-        room[top + s] = logits[at + s]
+        room[here + s] = logits[at + s]
     for first in range(at + size, at + choices * size, size):
         for s in range(size):
-            room[top + s] = logits[first + s] if logits[first + s] > room[top + s] else room[top + s]
+            room[there + s] = greater(logits[first + s], room[here + s])
+        here, there = there, here
     for first in range(at, at + choices * size, size):
         for s in range(size):
-            centred[first + s] = logits[first + s] - room[top + s]
+            centred[first + s] = logits[first + s] - room[here + s]
 
 
 @_inlined
@@ -146,23 +146,22 @@ def _act(policy, first, flow, here, room, inverse, acting, size):
 
 
 @_inlined
-def _widen(reward, at, size, room, most, least):
-    """Keep each state's greatest and least reward so far."""
+def _widen(reward, at, size, room, here, there):
+    """Write each state's greatest and then its least reward so far."""
     for s in range(size):
-        paid, high, low = reward[at + s], room[most + s], room[least + s]
-        room[most + s] = paid if paid > high else high
-        room[least + s] = paid if paid < low else low
+        paid = reward[at + s]
+        room[there + s] = greater(paid, room[here + s])
+        room[there + size + s] = lesser(paid, room[here + size + s])
 
 
 @_inlined
-def _summarise(flow, size, room, best, value, most, least, seen):
+def _summarise(flow, size, room, best, value, extremes, seen):
     """Write what a best response gains over the policy from the first density on, and the largest difference of two
     rewards."""
-    gain, high, low = flow[0] * (room[best] - room[value]), room[most], room[least]
+    gain, high, low = flow[0] * (room[best] - room[value]), room[extremes], room[extremes + size]
     for s in range(U(1), size):
         gain += flow[s] * (room[best + s] - room[value + s])
-        high = room[most + s] if room[most + s] > high else high
-        low = room[least + s] if room[least + s] < low else low
+        high, low = greater(room[extremes + s], high), lesser(room[extremes + size + s], low)
     seen[0], seen[1] = gain, high - low
 
 
@@ -190,11 +189,12 @@ def look_back(dtype):
         actions = carray(numbers(pointer(frame, 1, True), like), (whole,))
         seen = carray(numbers(pointer(frame, 2, True), like), (2,))
         wide, end = size + margin + margin, decisions * size
-        # Values of the policy and of the best response, what a gust makes of each, nothing, one action's worth, the
-        # best response's values a step back, and the greatest and the least reward of each state.
+        # Values of the policy and of the best response, what a gust makes of each, nothing, one action's worth; and,
+        # twice, to write from one to the other, the best response's values a step back and states' extreme rewards.
         room = carray(numbers(pointer(frame, 3, True), like), (extent(frame, 3, 0, True),))
         none = U(4) * wide
-        worth, top, most, least = none + size, none + U(2) * size, none + U(3) * size, none + U(4) * size
+        worth, top, spare_top = none + size, none + U(2) * size, none + U(3) * size
+        extremes, spare_extremes = none + U(4) * size, none + U(6) * size
         value, best = margin, wide + margin
         for s in range(U(room.size)):
             room[s] = 0
@@ -202,7 +202,7 @@ def look_back(dtype):
             room[value + s] = room[best + s] = values[end + s] = last[s] if last.size > 1 else last[0]
         if beside:
             for s in range(size):
-                room[most + s] = room[least + s] = reward[s]
+                room[extremes + s] = room[extremes + size + s] = reward[s]
         for back in range(U(1), decisions + U(1)):
             t = decisions - back
             now, read = t * size, U(0)
@@ -221,20 +221,21 @@ def look_back(dtype):
                     for s in range(size):
                         values[now + s] += policy[at + s] * actions[at + s]
                 if beside:
-                    _widen(reward, at, size, room, most, least)
+                    _widen(reward, at, size, room, extremes, spare_extremes)
+                    extremes, spare_extremes = spare_extremes, extremes
                     to = worth if a else top
                     _ahead(reward, at, weights, ways, first, after, room, read + wide, room, to, size)
                     if a:
                         for s in range(size):
-                            more, known = room[worth + s], room[top + s]
-                            room[top + s] = more if more > known else known
+                            room[spare_top + s] = greater(room[worth + s], room[top + s])
+                        top, spare_top = spare_top, top
             for s in range(size):
                 room[value + s] = values[now + s]
             if beside:
                 for s in range(size):
                     room[best + s] = room[top + s]
         if beside:
-            _summarise(flow, size, room, best, value, most, least, seen)
+            _summarise(flow, size, room, best, value, extremes, seen)
         return 0
 
     return operation
@@ -271,7 +272,7 @@ def follow(dtype):
         for s in range(size):
             flow[s] = start[s]
         for t in range(decisions):
-            _centre(logits, t * choices * size, size, choices, room, top, centred)
+            _centre(logits, t * choices * size, size, choices, room, top, inverse, centred)
         _exponentiate(centred, terms, scale, policy)
         for t in range(decisions):
             at, now, after = t * choices * size, t * size, t * size + size
@@ -286,13 +287,3 @@ def follow(dtype):
         return 0
 
     return operation
-
-
-@functools.cache
-def named(operation: str, dtype: str) -> str:
-    """Return by which name XLA knows an operation, "look_back" or "follow", in a dtype; compile it if it is new."""
-    make = {"look_back": look_back, "follow": follow}[operation]
-    name = f"catallax.meanfield.{operation}.{dtype}"
-    compiled = cfunc(SIGNATURE, cache=True, error_model="numpy", fastmath={"contract"})
-    register(name, compiled(make({"float32": np.float32, "float64": np.float64}[dtype])))
-    return name

@@ -52,7 +52,7 @@ class Bands(eqx.Module):
         # What is one step away counts by the discount.
         weights = discount * self.weights.astype(dtype)
         given = flow, reward, policy, last.reshape(-1), weights, _counts(ways), _counts(firsts)
-        room = 4 * (states + 2 * self._margin) + 5 * states
+        room = 4 * (states + 2 * self._margin) + 8 * states
         shapes = (decisions + 1, states), reward.shape, (2 * beside,), (room,)
         found = tuple(jax.ShapeDtypeStruct(shape, dtype) for shape in shapes)
         gust = self.gust.astype(dtype), _counts(gust_ways), _counts([self._margin])
@@ -98,9 +98,10 @@ def _call(
     operation: str, found: tuple, *given: Array, replaced: dict[int, int] | None = None
 ) -> tuple[Array, Array, Array]:
     """Call a compiled loop; which operands, by number, it may replace by which results."""
-    from ._banded import named  # numba takes a second to load
+    from ..native import named  # numba takes a second to load
+    from . import _banded as loops
 
-    name = named(operation, given[0].dtype.name)
+    name = named(getattr(loops, operation), given[0].dtype.name)
     call = jax.ffi.ffi_call(name, found, vmap_method="sequential", input_output_aliases=replaced)
     # The last result is the loop's scratch memory, which XLA has at hand.
     first, second, third, _ = call(*given)

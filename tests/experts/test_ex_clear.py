@@ -247,8 +247,10 @@ def test_too_few_places_and_closed_experts_drop_and_never_hang(cleared):
 def test_the_outcome_of_bids_does_not_hang_on_the_buffer_that_holds_them(monkeypatch):
     # At no prices 300 tokens flock to what suits everybody: some two hundred have to bid again.
     affinity, outcomes = jnp.asarray(drawn(300, skew=2.0)), []
+    module = sys.modules["catallax.experts.clear"]
+    monkeypatch.setattr(module, "SMALL", 0)
     for few in (7, 300):
-        monkeypatch.setattr(sys.modules["catallax.experts.clear"], "FEW", few)
+        monkeypatch.setattr(module, "FEW", few)
         outcomes.append(jax.jit(lambda x: assign.__wrapped__(x, jnp.zeros(EXPERTS), ACTIVE, 100))(affinity))
     assert int(jnp.sum(outcomes[0].load) - jnp.sum(jnp.minimum(outcomes[0].load, 100))) > 100
     for other in outcomes[1:]:

@@ -359,6 +359,34 @@ def test_above_thresholds_of_the_market_a_token_takes_what_is_worth_its_price():
     )
 
 
+@pytest.mark.parametrize("kind", ["market", "late"])
+def test_closed_places_are_those_of_the_latest_tokens_and_of_training_alone(kind):
+    whole, vacant = (Router(kind, EXPERTS, ACTIVE, vacant=share) for share in (0.0, 0.25))
+    law, closing = jax.jit(whole), jax.jit(vacant)
+    state, closed = whole.start(), []
+    for seed in range(20):
+        routed, after = law(affinities(seed), state)
+        less, same = closing(affinities(seed), state)
+        jax.tree.map(
+            np.testing.assert_array_equal, (after, routed.chosen, routed.logs.load), (same, less.chosen, less.logs.load)
+        )
+        assert less.logs.dropped == routed.logs.dropped
+        full, filled = (np.asarray(one.place) for one in (routed, less))
+        taken = (filled < TOKENS).sum(axis=1)
+        # What is left of a place is what was there, and whoever comes after the last one served finds none.
+        for here, there, count in zip(full, filled, taken, strict=True):
+            assert (there[:count] == here[:count]).all() and (there[count:] == TOKENS).all()
+        opened = np.minimum((full < TOKENS).sum(axis=1), CAPACITY)
+        assert (taken <= opened).all() and (taken >= np.minimum(opened, CAPACITY // 2)).all()
+        closed.append(CAPACITY - np.minimum(taken, CAPACITY))
+        state = after
+    if kind == "market":
+        # Of 160 draws between none and half of 16 places.
+        assert 0.2 < np.mean(closed) / CAPACITY < 0.3 and np.std(closed) / CAPACITY > 0.1
+    resting = (one(affinities(1), state, train=False)[0] for one in (whole, vacant))
+    jax.tree.map(np.testing.assert_array_equal, *resting)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
@@ -368,6 +396,9 @@ def test_above_thresholds_of_the_market_a_token_takes_what_is_worth_its_price():
         (("none", 8, 2), {"capacity_factor": 0.0}, "need places"),
         (("none", 8, 2), {"causal": True}, "options of the market"),
         (("market", 8, 2), {"causal": True, "threshold": True}, "do not go together"),
+        (("market", 8, 2), {"vacant": 0.6}, "from 0 to 0.5"),
+        (("choice", 8, 2), {"vacant": 0.1}, "vacant is for routers whose tokens choose"),
+        (("market", 8, 2), {"threshold": True, "vacant": 0.1}, "vacant is for routers whose tokens choose"),
         (("market", 8, 2), {"frozen": "first"}, "frozen is 'first'"),
         (("market", 8, 2), {"gates": "some"}, "gates is 'some'"),
     ],

@@ -211,7 +211,7 @@ def test_where_they_serve(game, compiled):
     text = jax.jit(
         lambda flow: worth(game, flow, face(game, flow, None), jnp.zeros((game.horizon, game.actions, game.states)))
     )
-    assert ("catallax.meanfield.look_back" in text.lower(flow).as_text()) is compiled
+    assert ("catallax.meanfield._banded.look_back" in text.lower(flow).as_text()) is compiled
 
 
 def test_half_precision_is_for_the_scans():
@@ -241,5 +241,5 @@ def test_a_program_of_rounds_is_one_loop_that_calls_nothing_back(law):
     system, state = first_state(game, law)
     text = jax.jit(lambda state: run(system, state, 3).state).lower(state).compile().as_text()
     called = set(re.findall(r'custom_call_target="([^"]*)"', text))
-    assert called == {"catallax.meanfield.follow.float32", "catallax.meanfield.look_back.float32"}
+    assert called == {f"catallax.meanfield._banded.{name}.float32" for name in ("follow", "look_back")}
     assert text.count(" while(") == 1
