@@ -99,7 +99,8 @@ def routers(size: Size, say: Say) -> dict[str, Any]:
         known=cells,
         watch=say,
     )
-    return _tabled("routers", problem, found) | {"aims": aims(found), "unwon": found.unwon()}
+    unwon = [line for line in found.unwon() if f" in {PACE}:" not in line]
+    return _tabled("routers", problem, found) | {"aims": aims(found), "unwon": unwon}
 
 
 class Cells(UserDict):

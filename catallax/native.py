@@ -174,23 +174,24 @@ def is_query(frame):
     return True
 
 
-@njit(cache=True)
+# Inlined before anything is typed: numba would compile them anew for each number that they are called with.
+@njit(inline="always")
 def _operand(frame, number):
     return _word(_word(frame + 72) + 8 * number)
 
 
-@njit(cache=True)
+@njit(inline="always")
 def _result(frame, number):
     return _word(_word(frame + 112) + 8 * number)
 
 
-@njit(cache=True)
+@njit(inline="always")
 def pointer(frame, number, result=False):
     """Return the address of the data of an operand, or of a result."""
     return _word((_result(frame, number) if result else _operand(frame, number)) + 24)
 
 
-@njit(cache=True)
+@njit(inline="always")
 def extent(frame, number, axis, result=False):
     """Return the length of an axis of an operand, or of a result."""
     return _word(_word((_result(frame, number) if result else _operand(frame, number)) + 40) + 8 * axis)

@@ -10,7 +10,6 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from .clear import (
-    SMALL,
     TRIALS,
     bounds,
     by_expert,
@@ -43,6 +42,11 @@ RIDGE = 1e-6
 
 LEAST = 1 / 1024
 """How far at least from the old price a new one is sought, as a share of the affinities' range."""
+
+
+SMALL = 1 << 21
+"""Up to so many affinities the sweeps are one compiled loop on the CPU. Beyond, a pass is long enough for XLA to share
+it out among cores, of which the loop uses one."""
 
 
 class _Search(eqx.Module):

@@ -28,9 +28,9 @@ TRIALS = 7
 FEW = 32
 """When no more than so many tokens bid, their bids are sorted in a buffer of that size: sorting costs most."""
 
-SMALL = 1 << 18
-"""Up to so many affinities `balance` and `assign` are compiled loops on the CPU. Beyond, a pass is long enough for XLA
-to share it out among cores, of which these loops use one."""
+SMALL = 1 << 22
+"""Up to so many affinities `assign` is a compiled loop on the CPU, which uses one core; of two cores XLA's loops took
+twice as long even there."""
 
 REPAIR_STEPS = 4
 """Passes to find who keeps a place at an over-full expert; those within what is left of the bracket bid again."""

@@ -41,7 +41,7 @@ VACANT = "vacant"
 """The router of a market whose experts close a twentieth of their places at random in training."""
 
 CLOSED = 0.05
-"""That twentieth: of 3, 5 and 10% the one with which the loss at a frozen price was least."""
+"""That twentieth: of 3, 5 and 10% the one with which the loss at a frozen price was least (two seeds)."""
 
 FORMAT = "catallax-language-model-1"
 """How a model's file calls itself."""
