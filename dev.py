@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -112,7 +113,9 @@ def test(words: list[str]) -> None:
     )
     plain = {"XLA_FLAGS": " ".join((os.environ.get("XLA_FLAGS", ""), *flags)).strip()}
     codes = {}
-    with ThreadPoolExecutor() as beside:
+    with ThreadPoolExecutor() as beside, tempfile.TemporaryDirectory() as kept:
+        # What one process compiled no other one compiles again.
+        plain |= {"JAX_COMPILATION_CACHE_DIR": kept, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1"}
         for name, command in alone.items():
             print(f"· {name}, beside the others", flush=True)
             codes[name] = beside.submit(call, *command, quiet=True, cwd=ROOT, env=private())

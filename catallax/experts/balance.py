@@ -122,7 +122,7 @@ def balance(
 def _compiled(affinity: Array, price: Array, law: tuple[Array, ...], active: int) -> Array:
     """Sweep in a compiled loop."""
     from ..native import named  # numba takes a second to load
-    from ._compiled import balance as loop
+    from ._balanced import balance as loop
 
     (tokens, experts), dtype = affinity.shape, affinity.dtype
     rows = -(-(active + 1) // 3) * 3

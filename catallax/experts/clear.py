@@ -282,7 +282,7 @@ def assign(
 def _compiled(surplus: Array, active: int, capacity: Array) -> Assignment:
     """Assign and repair in compiled loops."""
     from ..native import named  # numba takes a second to load
-    from ._compiled import assign as loop
+    from ._assigned import assign as loop
 
     (tokens, experts), dtype, rows = surplus.shape, surplus.dtype, -(-(active + 1) // 3) * 3
     whole, size = jnp.int32, _buffer(tokens)
