@@ -97,6 +97,7 @@ def test(words: list[str]) -> None:
     alone = {
         "types": [PYTHON, "-m", "pyright", "--pythonpath", PYTHON],
         "docs": [PYTHON, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", VENV / "site"],
+        "loops": [PYTHON, ROOT / "tools" / "loops.py"],
     }
     checks = {
         "lint": [PYTHON, "-m", "ruff", "check", "--quiet", "."],
