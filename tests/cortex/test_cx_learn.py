@@ -47,6 +47,7 @@ def whole(state):
 CONSERVES = {"stimuli": whole, "norms": lambda state: jnp.linalg.norm(state.agents.field, axis=1)}
 
 
+@pytest.mark.bench
 def test_hebbian_neurons_see_nobody_but_the_signal(world, key):
     truth, stimuli = world
     system, state, _ = lesson(stimuli[:37], truth)
