@@ -1,6 +1,7 @@
 """The compiled loop of `assign`: the exact assignment at given prices, as one operation of XLA on the CPU. Needs numba.
 
-It is the law of `assign` with repair, the same bit for bit. What bounds it is the table's turning, and the bids.
+It is the law of `assign` with repair: the same choices, unless two worths differ by rounding alone. What bounds it is
+the table's turning, and the bids.
 """
 
 # pyright: reportCallIssue=false

@@ -344,7 +344,7 @@ def _seated(
     """Give places to tokens in an order of arrival; by default as they stand. See `seat`."""
     if order is None:
         return seat(chosen, wanted, experts, capacity, opened)
-    place, kept, load = seat(chosen[order], wanted[order], experts, capacity)
+    place, kept, load = seat(chosen[order], wanted[order], experts, capacity, opened)
     place = order.at[place].get(mode="fill", fill_value=len(order))
     return place, jnp.zeros_like(kept).at[order].set(kept), load
 
