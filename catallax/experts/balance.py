@@ -97,7 +97,7 @@ def balance(
         active: k, how many experts a token takes.
         capacity: c, places per expert; over all devices, where `axis_name` is given.
         price: Where to start: the last batch's prices, or zeros.
-        tol: Stop as soon as no expert is asked for more than this share above its places.
+        tol: Stop as soon as no expert is asked for more than this share above its places, rounded up to whole tokens.
         sweeps: The most there may be.
         axis_name: The mesh axis along which tokens are spread, inside `jax.shard_map`.
 

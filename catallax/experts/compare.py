@@ -18,7 +18,7 @@ from ..core.result import Status
 from ..errors import InputError
 from .evaluate import Evaluation, calibrate, evaluate
 from .measure import dead, evenness, information, max_violation, table_of
-from .model import CAUSAL, DENSE, VACANT, LanguageModel, Shape
+from .model import CAUSAL, DENSE, SPECIALIST, VACANT, LanguageModel, Shape
 from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
@@ -50,15 +50,17 @@ Places are scarce and go in order of arrival, and tokens for whom there is none 
 other is named. Where it says "frozen", and at 1.25, the price stays what it was. MaxVio is of demand: in training the
 largest of all steps from the first on, in validation that of all tokens together, both of the worst block. Dropped in
 training is the largest share of all steps, at the model's own capacity, after the router's repair if it has one. Dead
-experts are those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`, bits are mutual
-information with the expert that serves (`measure.information`), both means over blocks."""
+experts are those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`. Bits are mutual
+information with the expert that serves (`measure.information`), means over blocks, at the frozen price, which serves
+the tokens of all routers."""
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
-    "threshold", CAUSAL, VACANT, DENSE,
+    "threshold", CAUSAL, VACANT, SPECIALIST, DENSE,
 )  # fmt: skip
 """All that can be compared; "causal" is the market with a price for every sequence, "vacant" the market with places
-closed at random in training, "dense" a network without experts of equal floating-point work, for reference."""
+closed at random in training, "specialist" the market whose tokens hear and are asked to decide (`model.DECISIVE`),
+"dense" a network without experts of equal floating-point work, for reference."""
 
 CONFIDENCE = 0.95
 """Of all intervals."""
@@ -252,7 +254,7 @@ def measured(
     model = trained.model
     seen, held = split(corpus)
     states = calibrate(model, trained.states, seen, seed=seed, batch=settings.batch)
-    scores, tight = held_scores(model, states, held, batch=settings.batch, most=windows)
+    scores, tight, _ = held_scores(model, states, held, batch=settings.batch, most=windows)
     scores[PACE] = pace
     if len(tight.load):
         logs = trained.record.logs
@@ -263,7 +265,7 @@ def measured(
 
 def held_scores(
     model: LanguageModel, states: PyTree, held: Corpus, *, batch: int, most: int | None = None
-) -> tuple[dict[str, float], Evaluation]:
+) -> tuple[dict[str, float], Evaluation, Evaluation]:
     """Measure a model on text that it has not seen.
 
     Args:
@@ -275,7 +277,7 @@ def held_scores(
 
     Returns:
         All that `MEASURES` names, NaN for what is measured in training and where there are no experts; and what was
-        seen at capacity 1.0, the price moving.
+        seen at capacity 1.0, the price moving, and frozen.
     """
     ways = {"tight": (1.0, True), "frozen": (1.0, False), "loose": (1.25, False)}
     found = {
@@ -294,10 +296,10 @@ def held_scores(
             "dropped at 1.25": float(np.mean(loose.dropped)),
             "dead experts": float(np.sum(dead(tight.load))),
             "evenness": float(np.mean(evenness(tight.load))),
-            BYTE_BITS: _bits(tight, byte_class(tight.tokens), len(CLASSES)),
-            DOMAIN_BITS: _bits(tight, tight.domain, len(tight.domains)),
+            BYTE_BITS: _bits(frozen, byte_class(frozen.tokens), len(CLASSES)),
+            DOMAIN_BITS: _bits(frozen, frozen.domain, len(frozen.domains)),
         }
-    return scores, tight
+    return scores, tight, frozen
 
 
 def served(found: Evaluation, labels: np.ndarray, kinds: int) -> np.ndarray:

@@ -65,14 +65,14 @@ def judge(
         rows: What was recorded of its training, in order.
         batch: Windows at once.
     """
-    (scores, tight), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
+    (scores, tight, frozen), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
     kinds: dict[str, tuple[Sequence[str], np.ndarray]] = {}
     earned: dict[str, np.ndarray] = {}
     if len(tight.load):
         scores[TRAIN_VIOLATION] = float(curve["max_violation"].max())
         scores["dropped in training"] = float(curve["dropped"].max())
-        kinds["domain"] = (tight.domains, served(tight, tight.domain, len(tight.domains)))
-        kinds["byte"] = (CLASSES, served(tight, byte_class(tight.tokens), len(CLASSES)))
+        kinds["domain"] = (frozen.domains, served(frozen, frozen.domain, len(frozen.domains)))
+        kinds["byte"] = (CLASSES, served(frozen, byte_class(frozen.tokens), len(CLASSES)))
         some = jnp.asarray(windows(held, model.shape.context, SAMPLE)[0], jnp.int32)
         trade = accounts(model, states, some)
         earned = {name: np.asarray(getattr(trade, name)) / some[:, 1:].size for name in ("gain", "revenue")}
@@ -118,6 +118,6 @@ def _cleared(
         layer = block.layer
         added, after, routed = layer.serve(x, state, train=True, **sequences(tokens))
         chosen = jnp.where(routed.kept, routed.chosen, -1)
-        return added, state, (x @ layer.affinity, chosen, after.price)
+        return added, state, (layer.affinities(x, tokens.shape[1]), chosen, after.price)
 
     return model.through(tokens, states, mix)[2]

@@ -17,6 +17,11 @@ from jaxtyping import Array, Float, Int, Key
 from .dispatch import gather, scatter
 from .routers import Logs, Routed, Router, RouterState
 
+OWN, HEARD = 0.2, 0.8
+"""How large a router's weights for a token and for what it has heard are at first, in units of 1/√width, where tokens
+hear. Small, so that no kind of token is bound to an expert before experts differ; and a mean of many tokens varies less
+than a token."""
+
 
 class Expert(eqx.Module):
     """Two dense maps with a GELU between them, without biases.
@@ -52,16 +57,20 @@ class MarketMoE(eqx.Module):
         shared: Experts that every token uses beside those that it chooses.
         expert: Makes an expert: `expert(width, hidden, key=key)` → a module that maps (tokens, width) to
             (tokens, width), each token for itself; empty places hold zeros, and their outputs go nowhere.
+        hears: Tokens hear what their sequence has said so far: affinities depend also on the mean of the vectors of its
+            tokens up to this one. Experts then know more about the text, and not the byte alone. Calls need `length`.
         key: For the parameters.
 
     Attributes:
         affinity: The router's weights, (width, experts).
+        hearing: Its weights for what tokens hear, of the same shape; None if they do not.
         experts: The experts' parameters, stacked on a leading axis: expert e is a slice of every leaf.
         shared: Those that every token uses, stacked alike; None if there are none.
         router: The rule; it holds no parameters. Its state is made by `start`.
     """
 
     affinity: Float[Array, "width experts"]
+    hearing: Float[Array, "width experts"] | None
     experts: Any
     shared: Any
     router: Router
@@ -77,6 +86,7 @@ class MarketMoE(eqx.Module):
         capacity_factor: float = 1.0,
         shared: int = 0,
         expert: Callable[..., Any] | None = None,
+        hears: bool = False,
         key: Key[Array, ""],
     ):
         make = Expert if expert is None else expert
@@ -88,7 +98,9 @@ class MarketMoE(eqx.Module):
                 f"the layer has {active} of {experts}"
             )
         own, common, routing = jax.random.split(key, 3)
-        self.affinity = jax.random.normal(routing, (width, experts)) / jnp.sqrt(width)
+        self.affinity, self.hearing = _weights(routing, width, experts) * (OWN if hears else 1.0), None
+        if hears:
+            self.hearing = _weights(jax.random.fold_in(routing, 1), width, experts) * HEARD
         self.experts = _several(make, width, hidden, experts, own)
         self.shared = _several(make, width, hidden, shared, common) if shared else None
         self.router = router
@@ -140,11 +152,35 @@ class MarketMoE(eqx.Module):
 
     def route(self, x: Float[Array, "tokens width"], state: RouterState, **options: Any) -> tuple[Routed, RouterState]:
         """Return who serves whom, without the experts' work; options as for `Router`."""
-        return self.router(x @ self.affinity, state, **options)
+        return self.router(self.affinities(x, options.get("length")), state, **options)
+
+    def affinities(self, x: Float[Array, "tokens width"], length: int | None = None) -> Float[Array, "tokens experts"]:
+        """Return what the router compares: how well each expert suits each token.
+
+        Args:
+            x: The tokens.
+            length: Tokens per sequence; needed only where tokens hear.
+
+        Raises:
+            ValueError: where tokens hear, for no length, or one that does not divide the batch.
+        """
+        own = x @ self.affinity
+        if self.hearing is None:
+            return own
+        if length is None or len(x) % length:
+            raise ValueError(f"a layer that hears needs length=, tokens per sequence, of which {len(x)} is a multiple")
+        # The mean of weighted vectors is the weighted mean: fewer numbers per token are added up.
+        said = (x @ self.hearing).reshape(-1, length, own.shape[1])
+        count = jnp.arange(1, length + 1, dtype=own.dtype)[None, :, None]
+        return own + (jnp.cumsum(said, axis=1) / count).reshape(own.shape)
 
     def work(self, held: Float[Array, "experts capacity width"]) -> Float[Array, "experts capacity width"]:
         """Let every expert work on the tokens in its places."""
         return eqx.filter_vmap(lambda expert, own: expert(own))(self.experts, held)
+
+
+def _weights(key: Key[Array, ""], width: int, experts: int) -> Float[Array, "width experts"]:
+    return jax.random.normal(key, (width, experts)) / jnp.sqrt(width)
 
 
 def _several(make: Callable[..., Any], width: int, hidden: int, count: int, key: Key[Array, ""]) -> Any:

@@ -43,6 +43,13 @@ VACANT = "vacant"
 CLOSED = 0.05
 """That twentieth: of 3, 5 and 10% the one with which the loss at a frozen price was least (two seeds)."""
 
+SPECIALIST = "specialist"
+"""The router of a market in a layer that hears, whose tokens are asked to decide for experts."""
+
+DECISIVE = 0.002
+"""How much they are asked to: of 0.002, 0.003, 0.005 and 0.01 the one with which experts knew most of the domain, and
+more of the byte than with any rival (one or two seeds)."""
+
 FORMAT = "catallax-language-model-1"
 """How a model's file calls itself."""
 
@@ -60,8 +67,9 @@ class Shape:
         active: Experts per token.
         hidden: Inner width of an expert.
         shared: Experts that every token uses beside those that it chooses.
-        router: Who balances: one of `ROUTERS`, "causal" or "vacant" for `Router("market", causal=True)` or
-            `Router("market", vacant=0.05)`, or "dense".
+        router: Who balances: one of `ROUTERS`; "causal" or "vacant" for `Router("market", causal=True)` or
+            `Router("market", vacant=0.05)`; "specialist" for `Router("market", decisive=0.002)` in a layer that hears;
+            or "dense".
         capacity_factor: Places at all experts per place that tokens ask for.
     """
 
@@ -140,12 +148,11 @@ def _each(norm: eqx.nn.RMSNorm, x: Float[Array, "*many width"]) -> Float[Array, 
 def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     if shape.router == DENSE:
         return Expert(shape.width, shape.hidden * (shape.active + shape.shared), key=key)
-    options = {CAUSAL: {"causal": True}, VACANT: {"vacant": CLOSED}}.get(shape.router)
-    kind = shape.router if options is None else "market"
-    router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **(options or {}))
-    return MarketMoE(
-        shape.width, shape.hidden, shape.experts, shape.active, router=router, shared=shape.shared, key=key
-    )
+    own = {CAUSAL: {"causal": True}, VACANT: {"vacant": CLOSED}, SPECIALIST: {"decisive": DECISIVE}}
+    kind, options = ("market", own[shape.router]) if shape.router in own else (shape.router, {})
+    router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **options)
+    sizes = shape.width, shape.hidden, shape.experts, shape.active
+    return MarketMoE(*sizes, router=router, shared=shape.shared, hears=shape.router == SPECIALIST, key=key)
 
 
 def turned(x: Float[Array, "batch time heads size"]) -> Float[Array, "batch time heads size"]:

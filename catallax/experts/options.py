@@ -25,6 +25,7 @@ Name = Literal[
     "threshold",
     "causal",
     "vacant",
+    "specialist",
     "dense",
 ]
 """Who decides which experts serve a token; "dense" has one network of as much work instead of experts."""

@@ -190,7 +190,7 @@ def entropic(score: Scores, state: RouterState, terms: Terms) -> Price:
         plan = jax.nn.log_softmax((score - price[None]) / terms.rate, axis=1)
         top = plan.max(axis=0)
         top = top if terms.axis_name is None else lax.pmax(top, terms.axis_name)
-        column = _mean(jnp.exp(plan - top[None]), terms.axis_name)
+        column = average(jnp.exp(plan - top[None]), terms.axis_name)
         return price + terms.rate * (jnp.log(column) + top - share)
 
     return lax.fori_loop(0, SINKHORN_SWEEPS, sweep, state.price)
@@ -316,7 +316,8 @@ def _violation(load: Array, dtype: jnp.dtype) -> Array:
     return load / jnp.maximum(load.mean(), 1) - 1
 
 
-def _mean(x: Array, axis_name: str | None) -> Array:
+def average(x: Array, axis_name: str | None) -> Array:
+    """Return the mean over tokens, also over those on other devices."""
     mean = x.mean(axis=0)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 

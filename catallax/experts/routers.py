@@ -5,6 +5,7 @@ expert's output, comes from affinities alone. The price is plain state, handed i
 passes through it.
 """
 
+import functools
 import math
 
 import equinox as eqx
@@ -15,10 +16,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from .clear import assign, total
 from .dispatch import arrive, seat
-from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, hashed, parted
+from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, average, hashed, parted, raw
 
 MOVING = 0.2
-"""How far a price that moves along a batch goes, in units of affinity, when a position asks for twice its mean load."""
+"""How far a price that moves along a batch goes when a position asks for twice its mean load, in units of how far the
+scores of a token spread over the experts: their standard deviation, the mean of the tokens at that position."""
 
 
 class Logs(eqx.Module):
@@ -32,8 +34,8 @@ class Logs(eqx.Module):
         entropy: Of the loads' shares, in nats; log(experts) when balanced.
         dead: Experts that no token demands.
         load: Tokens that demand each expert, before repair and capacity.
-        loss: What the router adds to the training loss; 0 except for the auxiliary loss. Alone of these it has a
-            gradient.
+        loss: What the router adds to the training loss: the auxiliary loss, and what `decisive` asks for; otherwise 0.
+            Alone of these it has a gradient.
     """
 
     max_violation: Float[Array, ""]
@@ -92,12 +94,19 @@ class Router(eqx.Module):
             it starts from the average of all earlier ones. For the market only. (See also `moving` of a call.)
         threshold: A token takes every expert that is worth its price, instead of k. For the market only.
         horizon: Batches over which the average price reaches back.
+        decisive: Weight of a loss that asks tokens to be decided: the mean entropy, in nats, of softmax(affinity −
+            price). While prices keep the balance it sharpens who serves whom; without them all would decide for one.
         vacant: Share of its places that an expert closes in training, in the mean: those of the latest tokens, none to
             twice as many, drawn for each expert and batch. At inference, where a frozen price asks some experts for
             more than they serve, tokens must do with an expert less; so the network learns to.
 
     Raises:
         ValueError: for an unknown kind, k > experts, or options that do not go together.
+
+    Reference:
+        Bridle, Heading & MacKay (1991), Unsupervised classifiers, mutual information and 'phantom targets', for
+        `decisive`: what an expert tells of its tokens is the entropy of the loads, which prices keep at its most, less
+        the mean entropy of a token's choice.
     """
 
     kind: str = eqx.field(static=True)
@@ -112,6 +121,7 @@ class Router(eqx.Module):
     threshold: bool = eqx.field(static=True, default=False, kw_only=True)
     horizon: int = eqx.field(static=True, default=100, kw_only=True)
     vacant: float = eqx.field(static=True, default=0.0, kw_only=True)
+    decisive: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self):
         if self.kind not in ROUTERS:
@@ -124,6 +134,10 @@ class Router(eqx.Module):
             raise ValueError(f"vacant is {self.vacant}; it is a share of an expert's places, from 0 to 0.5")
         if self.vacant and self._worth:
             raise ValueError(f"vacant is for routers whose tokens choose k experts, not for {self.kind!r}")
+        if not 0 <= self.decisive < math.inf:
+            raise ValueError(f"decisive is {self.decisive}; it is the weight of a loss, from 0")
+        if self.decisive and (self._worth or self.rule.score is not raw):
+            raise ValueError(f"decisive is for routers whose tokens choose k by affinity, not for {self.kind!r}")
         if (self.causal or self.threshold) and self.kind != "market":
             raise ValueError(f"causal and threshold are options of the market, not of {self.kind!r}")
         if self.causal and self.threshold:
@@ -210,7 +224,7 @@ class Router(eqx.Module):
         opened = self._opened(capacity, state) if train and self.vacant else None
         choice = self._choose(score, price, removed, capacity, repair, order, opened)
         load = total(choice.load, axis_name)
-        loss = self._loss(affinity, load, rate, axis_name)
+        loss = self._loss(affinity, price, load, rate, axis_name)
         logs = _logs(choice, load, loss, axis_name)
         routed = Routed(choice.place, self._gate(affinity, choice), choice.chosen, choice.kept, logs)
         return routed, self._remember(state, bounded, price, load, terms) if train else state
@@ -233,17 +247,22 @@ class Router(eqx.Module):
     def _along(self, score: Array, start: Array, terms: Terms, length: int | None, *, together: bool) -> Array:
         """Tâtonnement along sequences: a token's price has heard of earlier positions alone, (tokens, experts).
 
-        Of its own sequence, or of all that advance `together`. Then the step is `MOVING` times the excess over a
-        position's mean load, which is counted as one token at least.
+        Of its own sequence, or of all that advance `together`. Then the step is `MOVING` spreads of the scores for an
+        excess of a position's mean load, which is counted as one token at least.
         """
         if length is None or len(score) % length:
             raise ValueError(f"causal prices need length=, tokens per sequence, of which {len(score)} is a multiple")
         supply = self.active / self.experts
         sequences = score.reshape(-1, length, self.experts).swapaxes(0, 1)
-        everywhere = sequences.shape[1] * (1 if terms.axis_name is None else lax.axis_size(terms.axis_name))
-        rate = MOVING / max(1.0, everywhere * supply) if together else terms.rate
+        rate = jnp.full(length, terms.rate, score.dtype)
+        if together:
+            everywhere = sequences.shape[1] * (1 if terms.axis_name is None else lax.axis_size(terms.axis_name))
+            spread = jnp.std(sequences, axis=2, where=sequences > -jnp.inf).mean(axis=1)
+            spread = spread if terms.axis_name is None else lax.pmean(spread, terms.axis_name)
+            rate = spread * (MOVING / max(1.0, everywhere * supply))
 
-        def step(price: Array, score: Array) -> tuple[Array, Array]:
+        def step(price: Array, each: tuple[Array, Array]) -> tuple[Array, Array]:
+            score, rate = each
             best = lax.top_k(score - price, self.active)[1]
             excess = jax.nn.one_hot(best, self.experts, dtype=price.dtype).sum(axis=1) - supply
             if together:
@@ -251,7 +270,7 @@ class Router(eqx.Module):
             return price + rate * excess, price
 
         first = jnp.broadcast_to(start, sequences.shape[1:])
-        return lax.scan(step, first, sequences)[1].swapaxes(0, 1).reshape(score.shape)
+        return lax.scan(step, first, (sequences, rate))[1].swapaxes(0, 1).reshape(score.shape)
 
     def _opened(self, capacity: int, state: RouterState) -> Array:
         """How many of its places each expert fills in this batch, drawn by the batch's number."""
@@ -301,20 +320,24 @@ class Router(eqx.Module):
         share = jnp.exp(affinity[token, expert] - norm[token])
         return jnp.where(filled, share, 0)
 
-    def _loss(self, affinity: Array, load: Array, rate: float, axis_name: str | None) -> Array:
-        """α · experts · Σₑ fₑ Pₑ for the auxiliary loss, else 0.
+    def _loss(self, affinity: Array, price: Array, load: Array, rate: float, axis_name: str | None) -> Array:
+        """α · experts · Σₑ fₑ Pₑ for the auxiliary loss, and what `decisive` asks for.
 
         f is the share of demand, P the mean of softmax(affinity).
 
         Reference:
             Fedus, Zoph & Shazeer (2021), Switch transformers, eq. 4-6, after Shazeer et al. (2017), eq. 6-7.
         """
-        if self.kind != "auxiliary":
-            return jnp.zeros((), affinity.dtype)
-        mean = jax.nn.softmax(affinity, axis=1).mean(axis=0)
-        mean = mean if axis_name is None else lax.pmean(mean, axis_name)
-        share = load.astype(affinity.dtype) / jnp.maximum(load.sum(), 1).astype(affinity.dtype)
-        return rate * self.experts * jnp.sum(share * mean)
+        mean = functools.partial(average, axis_name=axis_name)
+        loss = jnp.zeros((), affinity.dtype)
+        if self.kind == "auxiliary":
+            share = load.astype(affinity.dtype) / jnp.maximum(load.sum(), 1).astype(affinity.dtype)
+            loss = rate * self.experts * jnp.sum(share * mean(jax.nn.softmax(affinity, axis=1)))
+        if self.decisive:
+            price = jnp.broadcast_to(lax.stop_gradient(price), affinity.shape)
+            log = jax.nn.log_softmax(affinity - price, axis=1)
+            loss = loss - self.decisive * mean(jnp.sum(jnp.exp(log) * log, axis=1))
+        return loss
 
     def _remember(self, state: RouterState, score: Array, price: Array, load: Array, terms: Terms) -> RouterState:
         if self.causal:

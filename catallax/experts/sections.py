@@ -25,6 +25,7 @@ WHAT = {
     "hash": "a fixed table from bytes to experts (Roller et al. 2021)",
     "threshold": "an expert serves whatever exceeds a threshold of its own",
     "causal": "a market in every sequence, at a price that has heard of its earlier tokens alone",
+    "specialist": "the market, where tokens hear what their sequence has said and are asked to decide",
     "vacant": "the market, with a twentieth of places closed in training: tokens learn to do with an expert less",
     "dense": "no experts: one network that does as much work for each token",
 }
@@ -254,7 +255,8 @@ def _words() -> Section:
         "the sequences of a validation batch asked for.",
         "Dead experts": "Experts asked for by less than 1% of the mean load, of all layers.",
         "Evenness": "Entropy of the experts' shares of the load over that of equal shares.",
-        "Bits about": "How much the expert that serves a token tells of the token's byte class or of its domain.",
+        "Bits about": "How much the expert that serves a token at the frozen price tells of the token's byte class or "
+        "of its domain.",
         "Affinity": "What a token thinks an expert is worth to it: a row of the router's own weights.",
     }
     return Section("What the words mean", terms=terms)

@@ -170,13 +170,16 @@ def check(corpus: Corpus, context: int) -> None:
 def draw(
     corpus: Corpus, seed: int, step: int, count: int, context: int
 ) -> tuple[UInt8[np.ndarray, "count context+1"], Int[np.ndarray, " count"]]:
-    """Windows of batch number `step`, drawn from (seed, step) alone: each domain equally likely, then each place.
+    """Windows of batch number `step`, drawn from (seed, step) alone: the domains take turns, each place is as likely.
+
+    No domain has more than one window more than another, in a batch as in all batches up to it: loads then differ from
+    batch to batch by what the texts say, not by which of them were drawn.
 
     Returns:
         Bytes (count, context + 1), the last of each window only ever a target; and each window's domain.
     """
     random = np.random.default_rng([seed, step])
-    domain = random.integers(len(corpus), size=count)
+    domain = random.permutation((step * count + np.arange(count)) % len(corpus))
     place = random.random(count)
     room = np.array([len(text) - context for text in corpus.texts])
     starts = (place * room[domain]).astype(np.int64)

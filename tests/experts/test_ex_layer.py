@@ -190,6 +190,29 @@ def test_experts_are_slices_and_begin_differently(layer):
     assert isinstance(layer.experts, Expert)
 
 
+def test_tokens_hear_the_mean_of_what_their_sequence_has_said():
+    """Against float64 NumPy; no token hears a later one or another sequence; experts' weights for it are learnt."""
+    layer, deaf, x = make(hears=True), make(), tokens(TOKENS, seed=2)
+    found = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x, 16))
+    by_sequence = np.asarray(x, float).reshape(-1, 16, WIDTH)
+    heard = np.cumsum(by_sequence, axis=1) / np.arange(1, 17)[:, None]
+    expected = by_sequence @ np.asarray(layer.affinity, float) + heard @ np.asarray(layer.hearing, float)
+    np.testing.assert_allclose(found, expected.reshape(TOKENS, EXPERTS), atol=1e-5)
+    other = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x.at[24:].add(1.0), 16))
+    assert np.array_equal(other[:24], found[:24]) and np.all(np.any(other[24:] != found[24:], axis=1))
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def slope(layer):
+        return jnp.sum(layer(x, layer.start(), length=16)[0] ** 2)
+
+    assert np.all(np.any(np.asarray(slope(layer).hearing) != 0, axis=0))
+    assert deaf.hearing is None and np.array_equal(deaf.affinities(x), x @ deaf.affinity)
+    for length in (None, 15):
+        with pytest.raises(ValueError, match=r"hears needs length=.*64 is a multiple"):
+            layer.affinities(x, length)
+
+
 def test_a_router_for_another_layer_is_refused():
     with pytest.raises(ValueError, match="2 of 4 experts, the layer has 2 of 8"):
         make(router=Router("market", 4, 2))

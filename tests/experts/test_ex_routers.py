@@ -177,6 +177,32 @@ def test_auxiliary_loss_is_that_of_switch_transformers(seen):
     assert all(seen[kind]["train"][-1].loss == 0 for kind in ROUTERS if kind != "auxiliary")
 
 
+def test_tokens_are_asked_to_decide_by_their_mean_entropy_at_the_price():
+    """Against float64 NumPy, its slope against differences, and spread over two devices (seed 16)."""
+    router = Router("market", EXPERTS, ACTIVE, decisive=0.5)
+    affinity, direction = affinities(16), affinities(17)
+
+    @jax.jit
+    def asked(affinity):
+        def one(affinity):
+            routed, state = router(affinity, router.start())
+            return routed.loss, state.price
+
+        halves = jax.vmap(lambda half: router(half, router.start(), axis_name="half")[0].loss, axis_name="half")
+        return *jax.value_and_grad(one, has_aux=True)(affinity), halves(affinity.reshape(2, -1, EXPERTS))
+
+    (loss, price), slope, halves = jax.tree.map(np.asarray, asked(affinity))
+
+    def by_hand(affinity):
+        share = scipy.special.softmax(np.asarray(affinity, float) - price, axis=1)
+        return 0.5 * scipy.special.entr(share).sum(axis=1).mean()
+
+    assert loss == pytest.approx(by_hand(affinity), rel=1e-5)
+    np.testing.assert_allclose(halves, loss, rtol=1e-5)
+    ahead, behind = (by_hand(np.asarray(affinity, float) + step * np.asarray(direction)) for step in (1e-4, -1e-4))
+    assert np.sum(slope * np.asarray(direction)) == pytest.approx((ahead - behind) / 2e-4, rel=1e-3)
+
+
 def test_biases_move_against_the_load_and_select_on_sigmoids(seen):
     for kind, law in (("sign", lambda e: 0.001 * np.sign(e)), ("proportional", lambda e: 0.01 * e)):
         price = np.zeros(EXPERTS)
@@ -293,7 +319,8 @@ def moved(affinity: np.ndarray, price: np.ndarray, length: int) -> tuple[np.ndar
             asked[chosen[token]] += 1
             kept[token] = room[chosen[token]] > 0
             room[chosen[token]] -= kept[token]
-        price += 0.2 / max(1, mean) * (asked - mean)
+        spread = affinity[position::length].std(axis=1).mean()
+        price += 0.2 * spread / max(1, mean) * (asked - mean)
     return chosen, kept.astype(bool)
 
 
@@ -329,6 +356,25 @@ def test_a_moving_price_has_heard_of_earlier_positions_alone():
     assert routed.logs.max_violation < 0.5 * frozen.logs.max_violation
     assert routed.logs.dropped < 0.5 * frozen.logs.dropped
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True))
+
+
+def test_a_moving_price_knows_no_unit_and_nothing_of_experts_removed():
+    """Affinities times 32 are served alike; what tokens think of a removed expert moves nobody (seeds 14, 15)."""
+    router = Router("market", EXPERTS, ACTIVE)
+    state = jax.jit(router)(affinities(14), router.start())[1]
+    gone = jnp.zeros(EXPERTS).at[EXPERTS - 1].set(jnp.inf)
+
+    @jax.jit
+    def routes(affinity, state):
+        moving: Any = dict(train=False, length=16, moving=True, capacity_factor=4.0)
+        large = router(32 * affinity, jax.tree.map(lambda leaf: 32 * leaf, state), **moving)[0]
+        rests = [router(one, state, price_offset=gone, **moving)[0] for one in (affinity, affinity.at[:, -1].mul(9))]
+        return [one.chosen for one in (router(affinity, state, **moving)[0], large, *rests)]
+
+    plain, large, without, never = map(np.asarray, routes(affinities(15), state))
+    assert np.array_equal(plain, large) and np.array_equal(without, never)
+    assert np.any(plain == EXPERTS - 1) and not np.any(without == EXPERTS - 1)
+    assert np.bincount(without.ravel()).max() < 2 * CAPACITY
 
 
 def test_no_price_moves_tokens_that_go_where_their_number_says():
@@ -399,6 +445,10 @@ def test_closed_places_are_those_of_the_latest_tokens_and_of_training_alone(kind
         (("market", 8, 2), {"vacant": 0.6}, "from 0 to 0.5"),
         (("choice", 8, 2), {"vacant": 0.1}, "vacant is for routers whose tokens choose"),
         (("market", 8, 2), {"threshold": True, "vacant": 0.1}, "vacant is for routers whose tokens choose"),
+        (("market", 8, 2), {"decisive": -1.0}, "decisive is -1.0"),
+        (("market", 8, 2), {"decisive": math.nan}, "decisive is nan"),
+        (("sign", 8, 2), {"decisive": 0.1}, "not for 'sign'"),
+        (("market", 8, 2), {"threshold": True, "decisive": 0.1}, "decisive is for routers whose tokens choose"),
         (("market", 8, 2), {"frozen": "first"}, "frozen is 'first'"),
         (("market", 8, 2), {"gates": "some"}, "gates is 'some'"),
     ],
