@@ -93,3 +93,12 @@ def test_specialisation_is_judged_by_the_rival_that_has_most():
     comparison = found(market={BYTE_BITS: 1.2}, late={BYTE_BITS: 1.1}, hash={BYTE_BITS: 1.3})
     words, more, there = judged(comparison, BYTE_BITS)
     assert "(most: hash," in words and more == pytest.approx(-0.1) and not there
+
+
+def test_specialists_are_judged_beside_the_rivals_and_not_the_market():
+    methods = ("market", "specialist", "late")
+    values = np.ones((3, len(MEASURES), 2))
+    values[:, list(MEASURES).index(BYTE_BITS)] = np.array([1.5, 1.2, 1.1])[:, None]
+    comparison = Comparison(methods, MEASURES, values, ("plays",), np.ones((3, 2, 1)))
+    words, more, there = judged(comparison, f"specialist: more {BYTE_BITS}")
+    assert "(most: late," in words and more == pytest.approx(0.1) and there

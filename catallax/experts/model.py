@@ -48,7 +48,7 @@ SPECIALIST = "specialist"
 
 DECISIVE = 0.002
 """How much they are asked to. Of 0.002, 0.003, 0.005 and 0.01, tried with different first weights, experts knew most of
-the domain with this, and more of the byte than with any rival (one or two seeds)."""
+the domain with this, and more of the byte than where they choose (one or two seeds)."""
 
 FORMAT = "catallax-language-model-1"
 """How a model's file calls itself."""

