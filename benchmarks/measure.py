@@ -4,6 +4,7 @@ import dataclasses
 import multiprocessing
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -126,12 +127,21 @@ def alone(work: Callable[..., Any], arguments: tuple[Any, ...], limit: float) ->
 
 
 def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         pipe.send(work(*arguments))
     except Exception as error:  # whatever a peer raises is its result, and stays in the table
         pipe.send(f"{type(error).__name__}: {error}".splitlines()[0][:200])
     finally:
         pipe.close()
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that began it does: whoever is killed ends nobody else."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def timed(method: Method, problem: Problem, target: float, setting: float) -> Measured:

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import math
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -145,6 +147,16 @@ class Broken:
 def test_a_peer_that_fails_says_why():
     found = to_target(Broken(), partial(dense, 3, 2), 1e-3, limit=60)
     assert "out of luck" in found.outcome and found.setting == 0.1 and not found.reached
+
+
+def test_a_measurement_ends_with_the_benchmark_that_was_killed():
+    work = "print('begun', flush=True); import time; time.sleep(30)"
+    parent = [sys.executable, "-c", f"from benchmarks.measure import alone; alone(exec, ({work!r},), 60)"]
+    with subprocess.Popen(parent, stdout=subprocess.PIPE, text=True) as benchmark:
+        assert benchmark.stdout.readline() == "begun\n"
+        benchmark.kill()
+        # The pipe ends when nobody can write to it any more.
+        assert benchmark.communicate(timeout=10) == ("", None)
 
 
 def ours(seconds=0.5, **rest):
