@@ -134,6 +134,7 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
     # A rival counts by the better of its two ways: the moving price is ours, and not all are the better for it.
     ways = {
         "1.0, its price moving": (LOSS, (LOSS, LOSS_FROZEN)),
+        "1.0, every price frozen": (LOSS_FROZEN, (LOSS_FROZEN,)),
         "1.25, every price frozen": (LOSS_ROOMY, (LOSS_ROOMY,)),
     }
     wanted = [

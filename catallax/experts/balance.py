@@ -97,7 +97,8 @@ def balance(
         active: k, how many experts a token takes.
         capacity: c, places per expert; over all devices, where `axis_name` is given.
         price: Where to start: the last batch's prices, or zeros.
-        tol: Stop as soon as no expert is asked for more than this share above its places, rounded up to whole tokens.
+        tol: Stop as soon as no expert is asked for more than this share above its places, rounded down to whole tokens
+            (what is less than a token is one).
         sweeps: The most there may be.
         axis_name: The mesh axis along which tokens are spread, inside `jax.shard_map`.
 
@@ -110,8 +111,12 @@ def balance(
     """
     affinity, price = lax.stop_gradient((affinity, price))
     slack = spare(active, total(len(affinity), axis_name), capacity, price.size)
-    enough = jnp.ceil(jnp.asarray(capacity, jnp.float32) * (1 + tol)).astype(jnp.int32)
-    law = jnp.asarray(capacity, jnp.int32), slack, enough, jnp.asarray(sweeps, jnp.int32)
+    places = jnp.asarray(capacity, jnp.int32)
+    # Rounded down, so that what is promised holds; but a share of less than a token is a token.
+    most = jnp.asarray(capacity, jnp.float32) * (1 + tol)
+    low, high = (bound(most).astype(jnp.int32) for bound in (jnp.floor, jnp.ceil))
+    enough = jnp.maximum(low, jnp.minimum(high, places + 1))
+    law = places, slack, enough, jnp.asarray(sweeps, jnp.int32)
     sought = functools.partial(_sought, affinity, price, law, active, axis_name)
     suits = axis_name is None and affinity.dtype in (jnp.float32, jnp.float64) and active < price.size
     if not suits or affinity.size > SMALL:

@@ -116,8 +116,9 @@ def _cleared(
     def mix(block, hidden, x, state, offset):
         del hidden, offset
         layer = block.layer
-        added, after, routed = layer.serve(x, state, train=True, **sequences(tokens))
+        known = sequences(tokens)
+        added, after, routed = layer.serve(x, state, train=True, **known)
         chosen = jnp.where(routed.kept, routed.chosen, -1)
-        return added, state, (layer.affinities(x, tokens.shape[1]), chosen, after.price)
+        return added, state, (layer.affinities(x, **known), chosen, after.price)
 
     return model.through(tokens, states, mix)[2]

@@ -193,12 +193,14 @@ def test_experts_are_slices_and_begin_differently(layer):
 def test_tokens_hear_the_mean_of_what_their_sequence_has_said():
     """Against float64 NumPy; no token hears a later one or another sequence; experts' weights for it are learnt."""
     layer, deaf, x = make(hears=True), make(), tokens(TOKENS, seed=2)
-    found = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x, 16))
+    assert not np.any(layer.hearing)
+    layer = eqx.tree_at(lambda layer: layer.hearing, layer, jax.random.normal(jax.random.key(3), (WIDTH, EXPERTS)))
+    found = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x, length=16))
     by_sequence = np.asarray(x, float).reshape(-1, 16, WIDTH)
     heard = np.cumsum(by_sequence, axis=1) / np.arange(1, 17)[:, None]
     expected = by_sequence @ np.asarray(layer.affinity, float) + heard @ np.asarray(layer.hearing, float)
     np.testing.assert_allclose(found, expected.reshape(TOKENS, EXPERTS), atol=1e-5)
-    other = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x.at[24:].add(1.0), 16))
+    other = np.asarray(eqx.filter_jit(MarketMoE.affinities)(layer, x.at[24:].add(1.0), length=16))
     assert np.array_equal(other[:24], found[:24]) and np.all(np.any(other[24:] != found[24:], axis=1))
 
     @eqx.filter_jit
@@ -210,7 +212,27 @@ def test_tokens_hear_the_mean_of_what_their_sequence_has_said():
     assert deaf.hearing is None and np.array_equal(deaf.affinities(x), x @ deaf.affinity)
     for length in (None, 15):
         with pytest.raises(ValueError, match=r"hears needs length=.*64 is a multiple"):
-            layer.affinities(x, length)
+            layer.affinities(x, length=length)
+
+
+def test_tokens_are_known_by_their_numbers():
+    """Against float64 NumPy; a token's number speaks for itself alone, and its row is learnt."""
+    layer, x = make(known=5), tokens(TOKENS, seed=2)
+    assert not np.any(layer.naming) and layer.naming.shape == (5, EXPERTS)
+    layer = eqx.tree_at(lambda layer: layer.naming, layer, jax.random.normal(jax.random.key(3), (5, EXPERTS)))
+    numbers = np.arange(TOKENS) % 4
+    found = np.asarray(layer.affinities(x, tokens=jnp.asarray(numbers)))
+    expected = np.asarray(x, float) @ np.asarray(layer.affinity, float) + np.asarray(layer.naming)[numbers]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def slope(layer):
+        return jnp.sum(layer(x, layer.start(), tokens=jnp.asarray(numbers))[0] ** 2)
+
+    assert np.any(np.asarray(slope(layer).naming) != 0, axis=1).tolist() == [True, True, True, True, False]
+    with pytest.raises(ValueError, match="knows its tokens needs tokens="):
+        layer(x, layer.start())
 
 
 def test_a_router_for_another_layer_is_refused():

@@ -177,9 +177,12 @@ class TestRun:
         given = {**SMALL, "steps": 2, "sample": 0}
         outcome = do(Options(options.text, routers=("none", "specialist"), **given), tmp_path / "run")
         assert [claim.name for claim in outcome.certificates] == ["gap", "load", "experts", TRAIN_VIOLATION]
-        # With 32 places, the one token too many that the search allows is more than is promised.
-        assert [claim.holds for claim in outcome.certificates] == [True, True, True, False]
-        assert "blocks.layer.hearing" in " ".join(load_file(tmp_path / "run/answer/specialist.safetensors"))
+        # With 32 places, the one token too many that the search allows is more than is promised, and moving it costs
+        # up to a range of its affinities, of 128.
+        gap, *others = outcome.certificates
+        assert gap.value <= 0.01 and [claim.holds for claim in others] == [True, True, False]
+        stored = " ".join(load_file(tmp_path / "run/answer/specialist.safetensors"))
+        assert "blocks.layer.hearing" in stored and "blocks.layer.naming" in stored
         line = ["generate", str(tmp_path / "run"), "--model", "specialist", "--prompt", "a price", "--count", "4"]
         assert main(line) == 0 and capsys.readouterr().out.startswith("a price")
 
