@@ -69,8 +69,9 @@ def test_a_rival_counts_by_the_better_of_its_two_prices():
     assert "(hash, its own price frozen," in words and behind == pytest.approx(0.2)
 
 
-def test_with_a_quarter_more_places_all_prices_are_frozen():
-    words, behind, there = judged(found(market={LOSS_ROOMY: 0.8, LOSS: 2}, hash={LOSS_ROOMY: 0.9}), "capacity 1.25")
+@pytest.mark.parametrize(("measure", "part"), [(LOSS_ROOMY, "capacity 1.25"), (LOSS_FROZEN, "1.0, every price frozen")])
+def test_frozen_prices_are_judged_beside_frozen_prices(measure, part):
+    words, behind, there = judged(found(market={measure: 0.8, LOSS: 2}, hash={measure: 0.9}), part)
     assert "(hash, ±" in words and behind == pytest.approx(-0.1) and there
 
 
