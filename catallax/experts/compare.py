@@ -59,8 +59,8 @@ ROUTERS = (
     "threshold", CAUSAL, VACANT, SPECIALIST, DENSE,
 )  # fmt: skip
 """All that can be compared; "causal" is the market with a price for every sequence, "vacant" the market with places
-closed at random in training, "specialist" the market whose tokens hear, are known and are asked to decide (`model`),
-"dense" a network without experts of equal floating-point work, for reference."""
+closed at random in training, "specialist" the market whose tokens hear, are told apart and asked to decide, "dense" a
+network without experts of equal floating-point work, for reference."""
 
 CONFIDENCE = 0.95
 """Of all intervals."""

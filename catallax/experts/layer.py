@@ -18,9 +18,9 @@ from .dispatch import gather, scatter
 from .routers import Logs, Routed, Router, RouterState
 
 FIRST = 0.3
-"""How large a router's weights for a token's vector are at first where tokens hear or are known, in units of 1/√width:
-small, so that no kind of token is bound to an expert before experts differ. It lies between 0.2, where experts know
-more, and 0.5, where the loss is less (four seeds that are in no table)."""
+"""How large a router's weights for a token's vector are at first where tokens hear or have a vocabulary, in units of
+1/√width: small, so that no kind of token is bound to an expert before experts differ. It lies between 0.2, where
+experts know more, and 0.5, where the loss is less (four seeds that are in no table)."""
 
 
 class Expert(eqx.Module):
@@ -60,14 +60,15 @@ class MarketMoE(eqx.Module):
         hears: Tokens hear what their sequence has said so far: affinities depend also on the mean of the vectors of its
             tokens up to this one, by weights that begin at zero. Experts then know more of the text. Calls need
             `length`.
-        known: How many tokens there are to tell apart: affinities depend also on the token's number, by a table that
-            begins at zero. Experts then know more of the token. 0 has no table; else calls need `tokens`.
+        vocabulary: How many different tokens there are: affinities depend also on the token's number, by a table that
+            begins at zero; numbers beyond it count for nothing. Experts then know more of the token. Calls need
+            `tokens`. 0 has no table.
         key: For the parameters.
 
     Attributes:
         affinity: The router's weights, (width, experts).
         hearing: Its weights for what tokens hear, of the same shape; None if they do not.
-        naming: Its table of tokens, (known, experts); None if there is none.
+        table: Its affinities for tokens by number, (vocabulary, experts); None if there is no vocabulary.
         experts: The experts' parameters, stacked on a leading axis: expert e is a slice of every leaf.
         shared: Those that every token uses, stacked alike; None if there are none.
         router: The rule; it holds no parameters. Its state is made by `start`.
@@ -75,7 +76,7 @@ class MarketMoE(eqx.Module):
 
     affinity: Float[Array, "width experts"]
     hearing: Float[Array, "width experts"] | None
-    naming: Float[Array, "known experts"] | None
+    table: Float[Array, "vocabulary experts"] | None
     experts: Any
     shared: Any
     router: Router
@@ -92,7 +93,7 @@ class MarketMoE(eqx.Module):
         shared: int = 0,
         expert: Callable[..., Any] | None = None,
         hears: bool = False,
-        known: int = 0,
+        vocabulary: int = 0,
         key: Key[Array, ""],
     ):
         make = Expert if expert is None else expert
@@ -104,10 +105,10 @@ class MarketMoE(eqx.Module):
                 f"the layer has {active} of {experts}"
             )
         own, common, routing = jax.random.split(key, 3)
-        first = FIRST if hears or known else 1.0
+        first = FIRST if hears or vocabulary else 1.0
         self.affinity = jax.random.normal(routing, (width, experts)) / jnp.sqrt(width) * first
         self.hearing = jnp.zeros((width, experts)) if hears else None
-        self.naming = jnp.zeros((known, experts)) if known else None
+        self.table = jnp.zeros((vocabulary, experts)) if vocabulary else None
         self.experts = _several(make, width, hidden, experts, own)
         self.shared = _several(make, width, hidden, shared, common) if shared else None
         self.router = router
@@ -169,18 +170,18 @@ class MarketMoE(eqx.Module):
 
         Args:
             x: The tokens' vectors.
-            tokens: Their numbers; needed only where tokens are known.
+            tokens: Their numbers; needed only where there is a vocabulary.
             length: Tokens per sequence; needed only where tokens hear.
 
         Raises:
-            ValueError: where tokens are known, for no numbers; where they hear, for no length, or one that does not
-                divide the batch.
+            ValueError: with a vocabulary, for no numbers; where tokens hear, for no length, or one that does not divide
+                the batch.
         """
         own = x @ self.affinity
-        if self.naming is not None:
+        if self.table is not None:
             if tokens is None:
-                raise ValueError("a layer that knows its tokens needs tokens=, the number of each")
-            own = own + self.naming[tokens]
+                raise ValueError("a layer with a vocabulary needs tokens=, the number of each")
+            own = own + self.table.at[tokens].get(mode="fill", fill_value=0)
         if self.hearing is None:
             return own
         if length is None or len(x) % length:

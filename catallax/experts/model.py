@@ -44,7 +44,7 @@ CLOSED = 0.05
 """That twentieth: of 3, 5 and 10% the one with which the loss at a frozen price was least (two seeds)."""
 
 SPECIALIST = "specialist"
-"""The router of a market in a layer that hears and knows its tokens, which are asked to decide for experts."""
+"""The router of a market in a layer that hears and has a vocabulary, whose tokens are asked to decide for experts."""
 
 DECISIVE = 0.001
 """How much they are asked to: of 0, 0.001 and 0.002 the one with which experts know more of the byte than any
@@ -69,7 +69,7 @@ class Shape:
         shared: Experts that every token uses beside those that it chooses.
         router: Who balances: one of `ROUTERS`; "causal" or "vacant" for `Router("market", causal=True)` or
             `Router("market", vacant=0.05)`; "specialist" for `Router("market", decisive=0.001)` in a layer that hears
-            and knows its tokens; or "dense".
+            and has a vocabulary; or "dense".
         capacity_factor: Places at all experts per place that tokens ask for.
     """
 
@@ -152,7 +152,7 @@ def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     kind, options = ("market", own[shape.router]) if shape.router in own else (shape.router, {})
     router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **options)
     sizes = shape.width, shape.hidden, shape.experts, shape.active
-    learned = {"hears": True, "known": BYTES} if shape.router == SPECIALIST else {}
+    learned = {"hears": True, "vocabulary": BYTES} if shape.router == SPECIALIST else {}
     return MarketMoE(*sizes, router=router, shared=shape.shared, key=key, **learned)
 
 

@@ -25,7 +25,7 @@ WHAT = {
     "hash": "a fixed table from bytes to experts (Roller et al. 2021)",
     "threshold": "an expert serves whatever exceeds a threshold of its own",
     "causal": "a market in every sequence, at a price that has heard of its earlier tokens alone",
-    "specialist": "the market, where tokens hear what their sequence has said, are known by name and asked to decide",
+    "specialist": "the market, where tokens hear their sequence, are told apart by their byte and asked to decide",
     "vacant": "the market, with a twentieth of places closed in training: tokens learn to do with an expert less",
     "dense": "no experts: one network that does as much work for each token",
 }

@@ -215,23 +215,25 @@ def test_tokens_hear_the_mean_of_what_their_sequence_has_said():
             layer.affinities(x, length=length)
 
 
-def test_tokens_are_known_by_their_numbers():
-    """Against float64 NumPy; a token's number speaks for itself alone, and its row is learnt."""
-    layer, x = make(known=5), tokens(TOKENS, seed=2)
-    assert not np.any(layer.naming) and layer.naming.shape == (5, EXPERTS)
-    layer = eqx.tree_at(lambda layer: layer.naming, layer, jax.random.normal(jax.random.key(3), (5, EXPERTS)))
+def test_a_vocabulary_tells_tokens_apart():
+    """Against float64 NumPy; rows are learnt, each by its own tokens; a number beyond the vocabulary has none."""
+    layer, x = make(vocabulary=5), tokens(TOKENS, seed=2)
+    assert not np.any(layer.table) and layer.table.shape == (5, EXPERTS)
+    layer = eqx.tree_at(lambda layer: layer.table, layer, jax.random.normal(jax.random.key(3), (5, EXPERTS)))
     numbers = np.arange(TOKENS) % 4
     found = np.asarray(layer.affinities(x, tokens=jnp.asarray(numbers)))
-    expected = np.asarray(x, float) @ np.asarray(layer.affinity, float) + np.asarray(layer.naming)[numbers]
+    expected = np.asarray(x, float) @ np.asarray(layer.affinity, float) + np.asarray(layer.table)[numbers]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+    strange = layer.affinities(x, tokens=jnp.full(TOKENS, 5))
+    np.testing.assert_array_equal(strange, x @ layer.affinity)
 
     @eqx.filter_jit
     @eqx.filter_grad
     def slope(layer):
         return jnp.sum(layer(x, layer.start(), tokens=jnp.asarray(numbers))[0] ** 2)
 
-    assert np.any(np.asarray(slope(layer).naming) != 0, axis=1).tolist() == [True, True, True, True, False]
-    with pytest.raises(ValueError, match="knows its tokens needs tokens="):
+    assert np.any(np.asarray(slope(layer).table) != 0, axis=1).tolist() == [True, True, True, True, False]
+    with pytest.raises(ValueError, match="a vocabulary needs tokens="):
         layer(x, layer.start())
 
 

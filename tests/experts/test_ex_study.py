@@ -174,15 +174,13 @@ class TestRun:
 
     @pytest.mark.bench
     def test_specialists_are_certified_and_write(self, options, tmp_path, capsys):
-        given = {**SMALL, "steps": 2, "sample": 0}
+        # As many places as the promise of balance takes: a token too many of 32 is more than .03.
+        given = {**SMALL, "steps": 2, "sample": 0, "batch": 16}
         outcome = do(Options(options.text, routers=("none", "specialist"), **given), tmp_path / "run")
         assert [claim.name for claim in outcome.certificates] == ["gap", "load", "experts", TRAIN_VIOLATION]
-        # With 32 places, the one token too many that the search allows is more than is promised, and moving it costs
-        # up to a range of its affinities, of 128.
-        gap, *others = outcome.certificates
-        assert gap.value <= 0.01 and [claim.holds for claim in others] == [True, True, False]
+        assert all(claim.holds for claim in outcome.certificates)
         stored = " ".join(load_file(tmp_path / "run/answer/specialist.safetensors"))
-        assert "blocks.layer.hearing" in stored and "blocks.layer.naming" in stored
+        assert "blocks.layer.hearing" in stored and "blocks.layer.table" in stored
         line = ["generate", str(tmp_path / "run"), "--model", "specialist", "--prompt", "a price", "--count", "4"]
         assert main(line) == 0 and capsys.readouterr().out.startswith("a price")
 
