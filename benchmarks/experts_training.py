@@ -36,7 +36,7 @@ from catallax.experts.compare import (
     compare,
     interval,
 )
-from catallax.experts.model import CAUSAL, DENSE, SPECIALIST, VACANT, Shape
+from catallax.experts.model import CAUSAL, DENSE, SPECIALIST, VACANT, WEIGHED, Shape
 from catallax.experts.regimes import NO_TRADE, compare_objectives
 from catallax.experts.text import machine_domains, split
 from catallax.experts.train import Progress, Settings, train
@@ -130,7 +130,7 @@ def aims(found: Comparison) -> list[dict[str, Any]]:
         float(found.of("market", name).max()) for name in (HELD_VIOLATION, FROZEN_VIOLATION)
     )
     lost = float(found.of("market", "dropped in training").max())
-    rivals = [name for name in found.methods if name not in ("market", CAUSAL, VACANT, SPECIALIST, DENSE)]
+    rivals = [name for name in found.methods if name not in ("market", CAUSAL, VACANT, SPECIALIST, WEIGHED, DENSE)]
     # A rival counts by the better of its two ways: the moving price is ours, and not all are the better for it.
     ways = {
         "1.0, its price moving": (LOSS, (LOSS, LOSS_FROZEN)),

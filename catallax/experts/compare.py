@@ -18,7 +18,7 @@ from ..core.result import Status
 from ..errors import InputError
 from .evaluate import Evaluation, calibrate, evaluate
 from .measure import dead, evenness, information, max_violation, table_of
-from .model import CAUSAL, DENSE, SPECIALIST, VACANT, LanguageModel, Shape
+from .model import CAUSAL, DENSE, SPECIALIST, VACANT, WEIGHED, LanguageModel, Shape
 from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
@@ -46,7 +46,8 @@ MEASURES = {
 }
 """What is measured, and which way is better: up 1, down -1. In validation the price starts from the frozen one in every
 batch and moves along it, with every router whose tokens choose (`moving` of `Router`): no token hears of a later one.
-Places are scarce and go in order of arrival, and tokens for whom there is none are dropped; capacity is 1.0 where no
+Places are scarce and come free from position to position; those who find none are dropped, in training as their rule
+was published, in validation those whose gate weighs least (`bar` of `Router`, for all alike). Capacity is 1.0 where no
 other is named. Where it says "frozen", and at 1.25, the price stays what it was. MaxVio is of demand: in training the
 largest of all steps from the first on, in validation that of all tokens together, both of the worst block. Dropped in
 training is the largest share of all steps, at the model's own capacity, after the router's repair if it has one. Dead
@@ -56,11 +57,12 @@ the tokens of all routers."""
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
-    "threshold", CAUSAL, VACANT, SPECIALIST, DENSE,
+    "threshold", CAUSAL, VACANT, SPECIALIST, WEIGHED, DENSE,
 )  # fmt: skip
 """All that can be compared; "causal" is the market with a price for every sequence, "vacant" the market with places
-closed at random in training, "specialist" the market whose tokens hear, are told apart and asked to decide, "dense" a
-network without experts of equal floating-point work, for reference."""
+closed at random in training, "specialist" the market whose tokens hear, are told apart and asked to decide, "weighed"
+the table of "hash" whose experts refuse in training whom they weigh little, "dense" a network without experts of equal
+floating-point work, for reference."""
 
 CONFIDENCE = 0.95
 """Of all intervals."""

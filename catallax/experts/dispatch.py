@@ -2,7 +2,8 @@
 
 Every expert has a fixed number of places, so that all experts work at once on one array (experts, places, width) and
 the floating-point work is that of the places, not of every expert on every token. Places are given in order of
-arrival, so that who is served never depends on a later token.
+arrival, or from position to position to those whose gate weighs most, so that who is served never depends on a later
+token.
 """
 
 import jax.numpy as jnp
@@ -54,6 +55,46 @@ def arrive(demand: Bool[Array, "tokens experts"], capacity: int) -> tuple[Int[Ar
     slot = jnp.where(served, jnp.arange(experts, dtype=jnp.int32)[None] * capacity + rank, experts * capacity)
     token = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32)[:, None], slot.shape)
     return _fill(slot, token, experts, capacity), served
+
+
+def admit(
+    demand: Bool[Array, "tokens experts"],
+    weight: Float[Array, "tokens experts"],
+    places: Int[Array, " experts"],
+    length: int,
+    bar: float,
+) -> Bool[Array, "tokens experts"]:
+    """Say who is served where sequences advance together and experts prefer tokens for whom they weigh much.
+
+    The places of an expert come free from position to position, equally many at each. While it has served more tokens
+    than that, it admits only those for whom it weighs at least `bar` for every position's places (one at least) that it
+    is ahead. So the places that are too few go to those who would lose most without, as in batch prioritized routing,
+    but nobody's depends on a later position. Those who come at one position are served in the order of their sequences.
+
+    Args:
+        demand: Which experts each token wants, whole sequences one after another.
+        weight: What each expert is to each token, between 0 and 1.
+        places: How many tokens each expert serves at most.
+        length: Tokens per sequence.
+        bar: See above; 0 serves in order of arrival.
+
+    Reference:
+        Riquelme et al. (2021), Scaling vision with sparse mixture of experts, section 4.1, for whole batches.
+    """
+    sequences = demand.reshape(-1, length, demand.shape[1]).swapaxes(0, 1)
+    weights = weight.reshape(-1, length, demand.shape[1]).swapaxes(0, 1)
+    pace = places.astype(weight.dtype) / length
+
+    def step(held: Array, each: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        position, wanted, weight = each
+        ahead = jnp.maximum(held.astype(pace.dtype) - position * pace, 0) / jnp.maximum(pace, 1)
+        asked = wanted & (weight >= bar * ahead[None])
+        served = asked & (held[None] + jnp.cumsum(asked, axis=0, dtype=jnp.int32) <= places[None])
+        return held + jnp.sum(served, axis=0, dtype=jnp.int32), served
+
+    positions = jnp.arange(length, dtype=weight.dtype)
+    served = lax.scan(step, jnp.zeros_like(places), (positions, sequences, weights))[1]
+    return served.swapaxes(0, 1).reshape(demand.shape)
 
 
 def seat(

@@ -101,7 +101,7 @@ def evaluate(
     """Measure a model on text that it has not seen, at the frozen price, or from it on.
 
     Equally many windows of each domain, evenly spaced, in batches where the domains take turns. Places are those of a
-    batch, given in order of arrival; those who find none are dropped.
+    batch and come free from position to position; those who find none are dropped, who weigh least (`bar` of `Router`).
 
     Args:
         model: The model.

@@ -26,7 +26,7 @@ from safetensors.numpy import save as pack
 
 from ..errors import InputError
 from .layer import Expert, MarketMoE
-from .routers import Router
+from .routers import BAR, Router
 
 BYTES = 256
 """The vocabulary: every byte is a token."""
@@ -38,10 +38,15 @@ CAUSAL = "causal"
 """The router of a market whose price is every sequence's own and has heard of its earlier tokens alone."""
 
 VACANT = "vacant"
-"""The router of a market whose experts close a twentieth of their places at random in training."""
+"""The router of a market whose experts close a tenth of their places at random in training, and refuse tokens for whom
+they weigh little."""
 
-CLOSED = 0.05
-"""That twentieth: of 3, 5 and 10% the one with which the loss at a frozen price was least (two seeds)."""
+CLOSED = 0.1
+"""That tenth: it lies between 5% and 15%, of which either gains one of two seeds a few thousandths of a nat; 25% costs
+as much (seeds that are in no table)."""
+
+WEIGHED = "weighed"
+"""The router `hash` whose experts refuse tokens for whom they weigh little, in training as well."""
 
 SPECIALIST = "specialist"
 """The router of a market in a layer that hears and has a vocabulary, whose tokens are asked to decide for experts."""
@@ -68,8 +73,8 @@ class Shape:
         hidden: Inner width of an expert.
         shared: Experts that every token uses beside those that it chooses.
         router: Who balances: one of `ROUTERS`; "causal" or "vacant" for `Router("market", causal=True)` or
-            `Router("market", vacant=0.05)`; "specialist" for `Router("market", decisive=0.001)` in a layer that hears
-            and has a vocabulary; or "dense".
+            `Router("market", vacant=0.1, bar=0.1)`; "specialist" for `Router("market", decisive=0.001)` in a layer that
+            hears and has a vocabulary; "weighed" for `Router("hash", bar=0.1)`; or "dense".
         capacity_factor: Places at all experts per place that tokens ask for.
     """
 
@@ -148,8 +153,12 @@ def _each(norm: eqx.nn.RMSNorm, x: Float[Array, "*many width"]) -> Float[Array, 
 def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     if shape.router == DENSE:
         return Expert(shape.width, shape.hidden * (shape.active + shape.shared), key=key)
-    own = {CAUSAL: {"causal": True}, VACANT: {"vacant": CLOSED}, SPECIALIST: {"decisive": DECISIVE}}
-    kind, options = ("market", own[shape.router]) if shape.router in own else (shape.router, {})
+    kind, options = {
+        CAUSAL: ("market", {"causal": True}),
+        VACANT: ("market", {"vacant": CLOSED, "bar": BAR}),
+        SPECIALIST: ("market", {"decisive": DECISIVE}),
+        WEIGHED: ("hash", {"bar": BAR}),
+    }.get(shape.router, (shape.router, {}))
     router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **options)
     sizes = shape.width, shape.hidden, shape.experts, shape.active
     learned = {"hears": True, "vocabulary": BYTES} if shape.router == SPECIALIST else {}

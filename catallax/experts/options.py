@@ -26,6 +26,7 @@ Name = Literal[
     "causal",
     "vacant",
     "specialist",
+    "weighed",
     "dense",
 ]
 """Who decides which experts serve a token; "dense" has one network of as much work instead of experts."""

@@ -7,6 +7,7 @@ passes through it.
 
 import functools
 import math
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -15,12 +16,16 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from .clear import assign, total
-from .dispatch import arrive, seat
+from .dispatch import admit, arrive, named, seat
 from .rivals import ROUTERS, RouterState, Rule, Terms, admitted, average, hashed, parted, raw
 
 MOVING = 0.2
 """How far a price that moves along a batch goes when a position asks for twice its mean load, in units of how far the
 scores of a token spread over the experts: their standard deviation, the mean of the tokens at that position."""
+
+BAR = 0.1
+"""How much an expert must weigh in a token's gate, at inference, for every position's places that it has served too
+many: of 0.02, 0.05, 0.1 and 0.2 the one with the least loss, by little (two seeds that are in no table)."""
 
 
 class Logs(eqx.Module):
@@ -28,8 +33,7 @@ class Logs(eqx.Module):
 
     Args:
         max_violation: MaxVio: (largest load − mean load)/mean load, of demand before repair and capacity.
-        dropped: Share of the demanded (token, expert) pairs for which there is no place; those that `vacant` closes
-            count as places.
+        dropped: Share of the demanded (token, expert) pairs that are not served.
         unserved: Share of tokens that no expert serves.
         entropy: Of the loads' shares, in nats; log(experts) when balanced.
         dead: Experts that no token demands.
@@ -96,9 +100,13 @@ class Router(eqx.Module):
         horizon: Batches over which the average price reaches back.
         decisive: Weight of a loss that asks tokens to be decided: the mean entropy, in nats, of softmax(affinity −
             price). While prices keep the balance it sharpens who serves whom; without them all would decide for one.
-        vacant: Share of its places that an expert closes in training, in the mean: those of the latest tokens, none to
-            twice as many, drawn for each expert and batch. At inference, where a frozen price asks some experts for
-            more than they serve, tokens must do with an expert less; so the network learns to.
+        vacant: Share of its places that an expert closes in training, in the mean: none to twice as many, drawn for
+            each expert and batch. At inference, where a frozen price asks some experts for more than they serve, tokens
+            must do with an expert less; so the network learns to.
+        bar: How much an expert must weigh in the gate of a token, for every position's places that it has served too
+            many (`dispatch.admit`): so the tokens that do without are those who lose least. By default 0 in training,
+            which serves in order of arrival, as rules were published, and `BAR` at inference, where calls give
+            `length`.
 
     Raises:
         ValueError: for an unknown kind, k > experts, or options that do not go together.
@@ -121,6 +129,7 @@ class Router(eqx.Module):
     threshold: bool = eqx.field(static=True, default=False, kw_only=True)
     horizon: int = eqx.field(static=True, default=100, kw_only=True)
     vacant: float = eqx.field(static=True, default=0.0, kw_only=True)
+    bar: float | None = eqx.field(static=True, default=None, kw_only=True)
     decisive: float = eqx.field(static=True, default=0.0, kw_only=True)
 
     def __check_init__(self):
@@ -134,6 +143,8 @@ class Router(eqx.Module):
             raise ValueError(f"vacant is {self.vacant}; it is a share of an expert's places, from 0 to 0.5")
         if self.vacant and self._worth:
             raise ValueError(f"vacant is for routers whose tokens choose k experts, not for {self.kind!r}")
+        if self.bar is not None and not 0 <= self.bar < math.inf:
+            raise ValueError(f"bar is {self.bar}; it is a weight in a gate, from 0")
         if not 0 <= self.decisive < math.inf:
             raise ValueError(f"decisive is {self.decisive}; it is the weight of a loss, from 0")
         if self.decisive and (self._worth or self.rule.score is not raw):
@@ -183,14 +194,15 @@ class Router(eqx.Module):
             train: Find or move the price. Otherwise the frozen price is used, so that no token's experts depend on
                 another token, and the state comes back unchanged.
             tokens: Token numbers, for "hash".
-            length: Tokens per sequence, the batch being whole sequences one after another; for `causal` and `moving`.
+            length: Tokens per sequence, the batch being whole sequences one after another; for `causal`, `moving` and
+                `bar`. At inference they advance together then, as when many texts are written at once, and places
+                come free from position to position; without it, places are given as tokens stand.
             price_offset: Added to prices; +inf removes an expert.
             capacity_factor: Instead of the router's own.
             repair: Instead of the router's own; at inference False by default.
-            moving: At inference, let the frozen price follow what the batch asks for: its sequences advance together,
-                as when many texts are written at once, and the price and the places of a token have heard of earlier
-                positions alone (places also of earlier sequences at its own). Where tokens take what exceeds a
-                threshold, or go where their number says, prices stay frozen.
+            moving: At inference, let the frozen price follow what the batch asks for: the price of a token has heard
+                of earlier positions alone (its place also of earlier sequences at its own). Where tokens take what
+                exceeds a threshold, or go where their number says, prices stay frozen.
             axis_name: Axis of `jax.shard_map` or `jax.vmap` over which tokens are spread. Prices and logs are then of
                 all tokens, capacity and places those of each device.
 
@@ -220,9 +232,15 @@ class Router(eqx.Module):
         if repair is None:
             # A repair looks at the whole batch, which causal prices are there to avoid.
             repair = train and (self.rule.repair and not self.causal if self.repair is None else self.repair)
-        order = _advancing(len(affinity), length) if moving else None
         opened = self._opened(capacity, state) if train and self.vacant else None
-        choice = self._choose(score, price, removed, capacity, repair, order, opened)
+        # Where sequences advance together, unless a repair finds a place for all.
+        along = length is not None and not train and not repair
+        bar = (BAR if along else 0.0) if self.bar is None else self.bar
+        admission = None
+        if bar or along:
+            places = jnp.full(self.experts, capacity, jnp.int32) if opened is None else opened
+            admission = functools.partial(self._admission, lax.stop_gradient(affinity), places, length, bar)
+        choice = self._choose(score, price, removed, capacity, repair, opened, admission)
         load = total(choice.load, axis_name)
         loss = self._loss(affinity, price, load, rate, axis_name)
         logs = _logs(choice, load, loss, axis_name)
@@ -250,8 +268,7 @@ class Router(eqx.Module):
         Of its own sequence, or of all that advance `together`. Then the step is `MOVING` spreads of the scores for an
         excess of a position's mean load, which is counted as one token at least.
         """
-        if length is None or len(score) % length:
-            raise ValueError(f"causal prices need length=, tokens per sequence, of which {len(score)} is a multiple")
+        length = _whole(length, len(score))
         supply = self.active / self.experts
         sequences = score.reshape(-1, length, self.experts).swapaxes(0, 1)
         rate = jnp.full(length, terms.rate, score.dtype)
@@ -277,6 +294,12 @@ class Router(eqx.Module):
         drawn = hashed(state.price[None], state.count[None])[0]
         return capacity - (2 * self.vacant * capacity * drawn).astype(jnp.int32)
 
+    def _admission(self, affinity: Array, places: Array, length: int | None, bar: float, demand: Array) -> Array:
+        """Which of the pairs that are asked for are served where experts look at weights; see `admit`."""
+        length = _whole(length, len(affinity))
+        weight = jax.nn.softmax(jnp.where(demand, affinity, -jnp.inf), axis=1)
+        return admit(demand, weight, places, length, bar)
+
     def _choose(
         self,
         score: Array,
@@ -284,25 +307,29 @@ class Router(eqx.Module):
         removed: Array,
         capacity: int,
         repair: bool,
-        order: Array | None,
         opened: Array | None,
+        admission: Callable[[Array], Array] | None,
     ) -> "_Choice":
         surplus = jnp.where(removed[None], -jnp.inf, score - jnp.broadcast_to(price, score.shape))
         if self._worth:
             demand = surplus > 0
-            place, served = arrive(demand, capacity)
+            place, served = arrive(demand if admission is None else admission(demand), capacity)
             best, chosen = lax.top_k(jnp.where(served, score, -jnp.inf), self.active)
-            load = demand.sum(axis=0, dtype=jnp.int32)
-            return _Choice(place, chosen, best > -jnp.inf, load, _places(load, capacity), ~jnp.any(served, axis=1))
+            pairs, load = (jnp.sum(each, axis=axis, dtype=jnp.int32) for each, axis in ((served, None), (demand, 0)))
+            return _Choice(place, chosen, best > -jnp.inf, load, pairs, ~jnp.any(served, axis=1))
         if repair:
             taken = assign(surplus, jnp.zeros_like(surplus[0]), self.active, capacity)
-            place, kept, _ = seat(taken.chosen, taken.kept, self.experts, capacity, opened)
-            chosen, load, pairs = taken.chosen, taken.load, taken.kept.sum(dtype=jnp.int32)
+            chosen, wanted, load = taken.chosen, taken.kept, taken.load
         else:
             best, chosen = lax.top_k(surplus, self.active)
-            place, kept, load = _seated(chosen, best > -jnp.inf, self.experts, capacity, order, opened)
-            pairs = _places(load, capacity)
-        return _Choice(place, chosen, kept, load, pairs, ~jnp.any(kept, axis=1))
+            wanted, load = best > -jnp.inf, None
+        if admission is not None:
+            demand = named(chosen, wanted, self.experts)
+            load = jnp.sum(demand, axis=0, dtype=jnp.int32) if load is None else load
+            wanted = wanted & jnp.take_along_axis(admission(demand), chosen, axis=1)
+        place, kept, count = seat(chosen, wanted, self.experts, capacity, opened)
+        load = count if load is None else load
+        return _Choice(place, chosen, kept, load, jnp.sum(kept, dtype=jnp.int32), ~jnp.any(kept, axis=1))
 
     def _gate(self, affinity: Array, choice: "_Choice") -> Array:
         """Softmax over the experts that serve the token, or over all, at every place."""
@@ -351,29 +378,17 @@ class Router(eqx.Module):
         return RouterState(*lax.stop_gradient((price, state.average + rate * (price - state.average), count)))
 
 
-def _advancing(tokens: int, length: int | None) -> Array:
-    """The order in which tokens arrive where sequences advance together: all first ones, then all second ones."""
-    return jnp.arange(tokens, dtype=jnp.int32).reshape(-1, length or 1).T.reshape(-1)
-
-
-def _places(load: Array, capacity: int) -> Array:
-    """How many of the pairs that are asked for there are places for."""
-    return jnp.sum(jnp.minimum(load, capacity), dtype=jnp.int32)
-
-
-def _seated(
-    chosen: Array, wanted: Array, experts: int, capacity: int, order: Array | None, opened: Array | None
-) -> tuple[Array, Array, Array]:
-    """Give places to tokens in an order of arrival; by default as they stand. See `seat`."""
-    if order is None:
-        return seat(chosen, wanted, experts, capacity, opened)
-    place, kept, load = seat(chosen[order], wanted[order], experts, capacity, opened)
-    place = order.at[place].get(mode="fill", fill_value=len(order))
-    return place, jnp.zeros_like(kept).at[order].set(kept), load
+def _whole(length: int | None, tokens: int) -> int:
+    """Return the tokens per sequence, where they are needed."""
+    if length is None or tokens % length:
+        raise ValueError(
+            f"causal and moving prices, and a bar, need length=, tokens per sequence, of which {tokens} is a multiple"
+        )
+    return length
 
 
 class _Choice(eqx.Module):
-    """Places and choices, before gates; `pairs` counts the (token, expert) pairs for which there are places."""
+    """Places and choices, before gates; `pairs` counts the (token, expert) pairs that are served."""
 
     place: Array
     chosen: Array

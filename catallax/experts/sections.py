@@ -26,7 +26,8 @@ WHAT = {
     "threshold": "an expert serves whatever exceeds a threshold of its own",
     "causal": "a market in every sequence, at a price that has heard of its earlier tokens alone",
     "specialist": "the market, where tokens hear their sequence, are told apart by their byte and asked to decide",
-    "vacant": "the market, with a twentieth of places closed in training: tokens learn to do with an expert less",
+    "vacant": "the market, with a tenth of places closed in training: tokens learn to do with an expert less",
+    "weighed": "a fixed table from bytes to experts, which refuse in training whom they weigh little",
     "dense": "no experts: one network that does as much work for each token",
 }
 """What each router does, in a line."""

@@ -89,7 +89,7 @@ def test_an_improvement_leaves_nobody_worse_off():
 
 
 def test_every_router_can_be_compared():
-    assert set(ROUTERS) == {*RULES, "causal", "vacant", "specialist", "dense"}
+    assert set(ROUTERS) == {*RULES, "causal", "vacant", "specialist", "weighed", "dense"}
 
 
 def test_what_is_known_is_not_measured_again():

@@ -50,7 +50,7 @@ def test_values_that_make_no_sense_are_refused(given, said):
 
 def test_every_router_has_a_name():
     routers = pytest.importorskip("catallax.experts.routers")
-    assert set(typing.get_args(Name)) == {*routers.ROUTERS, "causal", "vacant", "specialist", "dense"}
+    assert set(typing.get_args(Name)) == {*routers.ROUTERS, "causal", "vacant", "specialist", "weighed", "dense"}
 
 
 class TestGenerate:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import scipy
 
+from catallax.experts.dispatch import admit
 from catallax.experts.rivals import ROUTERS, Terms, entropic, hashed
 from catallax.experts.routers import Router, RouterState
 
@@ -326,7 +327,7 @@ def moved(affinity: np.ndarray, price: np.ndarray, length: int) -> tuple[np.ndar
 
 def test_a_moving_price_has_heard_of_earlier_positions_alone():
     """Six sequences of 16 tokens that were not trained on, after one batch of training (seeds 11-13)."""
-    router = Router("market", EXPERTS, ACTIVE)
+    router = Router("market", EXPERTS, ACTIVE, bar=0.0)
     state = jax.jit(router)(affinities(11), router.start())[1]
     shift = jnp.linspace(2, 0, EXPERTS)[None]
     first = affinities(12) + shift
@@ -336,7 +337,7 @@ def test_a_moving_price_has_heard_of_earlier_positions_alone():
     def routes(affinity, state):
         options: Any = dict(train=False, length=16, moving=True)
         routed, after = router(affinity, state, **options)
-        # The same over two devices, which each have room for all.
+        # The same over two devices, which each have room for all at any time.
         halves = jax.vmap(
             lambda half: router(half, state, axis_name="half", capacity_factor=4.0, **options)[0], axis_name="half"
         )(affinity.reshape(2, -1, EXPERTS))
@@ -356,6 +357,81 @@ def test_a_moving_price_has_heard_of_earlier_positions_alone():
     assert routed.logs.max_violation < 0.5 * frozen.logs.max_violation
     assert routed.logs.dropped < 0.5 * frozen.logs.dropped
     assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True))
+
+
+@pytest.mark.parametrize("bar", [0.0, 0.1, 0.5])
+def test_places_come_free_along_a_batch_and_go_to_those_for_whom_an_expert_weighs_enough(bar):
+    """Six sequences of 16, and 20 places an expert, against one token after another (seeds 20, 21)."""
+    draw = np.random.default_rng(20)
+    demand, weight = draw.random((TOKENS, EXPERTS)) < np.linspace(0.1, 0.5, EXPERTS), draw.random((TOKENS, EXPERTS))
+    weight, places = weight.astype(np.float32), np.full(EXPERTS, 20)
+    held, served = np.zeros(EXPERTS), np.zeros_like(demand)
+    for position in range(16):
+        asked = bar * np.maximum(held - position * 20 / 16, 0) / (20 / 16)
+        for token in range(position, TOKENS, 16):
+            served[token] = demand[token] & (weight[token] >= asked.astype(np.float32)) & (held < places)
+            held = held + served[token]
+
+    law = jax.jit(lambda demand, weight: admit(demand, weight, jnp.asarray(places, jnp.int32), 16, bar))
+    found = np.asarray(law(demand, weight))
+    np.testing.assert_array_equal(found, served)
+    # Who comes later decides nothing, and whoever is refused asked an expert that is asked for too much.
+    late = np.arange(TOKENS)[:, None] % 16 >= 9
+    other = np.random.default_rng(21)
+    changed = law(
+        np.where(late, other.random(demand.shape) < 0.5, demand), np.where(late, other.random(demand.shape), weight)
+    )
+    assert np.array_equal(np.asarray(changed)[~late[:, 0]], found[~late[:, 0]])
+    assert found[:, :2].sum() == demand[:, :2].sum() < found[:, -2:].sum() < demand[:, -2:].sum()
+    if bar:
+        weigh = [np.mean(weight[:, -2:][each[:, -2:]]) for each in (found, demand)]
+        assert weigh[0] > weigh[1] + 0.05
+
+
+@pytest.mark.parametrize("kind", ["market", "hash", "choice", "threshold"])
+def test_a_bar_changes_who_is_served_and_nobody_s_choice(kind):
+    """Where tokens choose, those who are refused lose less than by order of arrival (seeds 22, 23)."""
+    free, barred, plain, asking = (
+        Router(kind, EXPERTS, ACTIVE, bar=bar, repair=repair)
+        for bar, repair in ((0.0, None), (None, None), (None, False), (1.0, False))
+    )
+    crowd = affinities(23) + jnp.linspace(2, 0, EXPERTS)[None]
+
+    @jax.jit
+    def routes(first, crowd):
+        state = plain(first, plain.start(), tokens=IDS)[1]
+        held = [one(crowd, state, train=False, tokens=IDS, length=16)[0] for one in (free, barred)]
+        trained = [one(crowd, state, tokens=IDS, length=16)[0].place for one in (plain, asking)]
+        return held, [plain(crowd, state, tokens=IDS)[0].place, *trained]
+
+    (early, best), (standing, same, asked) = routes(affinities(22), crowd)
+    np.testing.assert_array_equal(early.logs.load, best.logs.load)
+    assert early.logs.dropped > 0 and best.logs.dropped > 0
+    for routed in (early, best):
+        filled = np.asarray(routed.place) < TOKENS
+        assert filled.sum(axis=1).max() <= CAPACITY
+        np.testing.assert_allclose(routed.logs.dropped, 1 - filled.sum() / routed.logs.load.sum(), atol=1e-6)
+    if kind in ("market", "hash"):
+        np.testing.assert_array_equal(early.chosen, best.chosen)
+        share = jax.nn.softmax(jnp.take_along_axis(crowd, early.chosen, axis=1), axis=1)
+        lost = [float(jnp.mean(share[~routed.kept])) for routed in (early, best)]
+        assert lost[1] < lost[0] - 0.05
+    # In training it is there only if it is asked for, and needs to know what a sequence is.
+    assert np.array_equal(standing, same) and not np.array_equal(standing, asked)
+    with pytest.raises(ValueError, match="tokens per sequence"):
+        asking(crowd, plain.start(), tokens=IDS)
+
+
+def test_closed_places_stay_closed_behind_a_bar():
+    closing = Router("market", EXPERTS, ACTIVE, vacant=0.5, bar=0.1)
+    routed = jax.jit(lambda x: closing(x, closing.start(), length=16)[0])(affinities(1))
+    taken = (np.asarray(routed.place) < TOKENS).sum(axis=1)
+    opened = np.asarray(jax.jit(lambda: closing._opened(CAPACITY, closing.start()))())
+    assert (taken <= opened).all() and taken.sum() > 0.7 * opened.sum() and (opened < CAPACITY).all()
+    # Closed along the whole batch: they are not those of the last sequences.
+    token = np.asarray(routed.place)
+    first, last = (np.sum(token // 16 == sequence) for sequence in (0, 5))
+    assert last > 0.6 * first
 
 
 def test_a_moving_price_knows_no_unit_and_nothing_of_experts_removed():
@@ -416,9 +492,9 @@ def test_closed_places_are_those_of_the_latest_tokens_and_of_training_alone(kind
         jax.tree.map(
             np.testing.assert_array_equal, (after, routed.chosen, routed.logs.load), (same, less.chosen, less.logs.load)
         )
-        assert less.logs.dropped == routed.logs.dropped
         full, filled = (np.asarray(one.place) for one in (routed, less))
         taken = (filled < TOKENS).sum(axis=1)
+        np.testing.assert_allclose(less.logs.dropped, 1 - taken.sum() / less.logs.load.sum(), atol=1e-6)
         # What is left of a place is what was there, and whoever comes after the last one served finds none.
         for here, there, count in zip(full, filled, taken, strict=True):
             assert (there[:count] == here[:count]).all() and (there[count:] == TOKENS).all()
@@ -445,6 +521,8 @@ def test_closed_places_are_those_of_the_latest_tokens_and_of_training_alone(kind
         (("market", 8, 2), {"vacant": 0.6}, "from 0 to 0.5"),
         (("choice", 8, 2), {"vacant": 0.1}, "vacant is for routers whose tokens choose"),
         (("market", 8, 2), {"threshold": True, "vacant": 0.1}, "vacant is for routers whose tokens choose"),
+        (("market", 8, 2), {"bar": -0.1}, "bar is -0.1"),
+        (("market", 8, 2), {"bar": math.nan}, "bar is nan"),
         (("market", 8, 2), {"decisive": -1.0}, "decisive is -1.0"),
         (("market", 8, 2), {"decisive": math.nan}, "decisive is nan"),
         (("sign", 8, 2), {"decisive": 0.1}, "not for 'sign'"),
