@@ -23,37 +23,36 @@ from .text import CLASSES, Corpus, byte_class, split
 from .train import Progress, Settings, Trained, train
 
 LOSS, BYTE_BITS, DOMAIN_BITS = "validation loss, nats/byte", "bits about the byte", "bits about the domain"
-LOSS_FROZEN, FROZEN_VIOLATION = "loss, price frozen", "MaxVio validation, price frozen"
+LOSS_MOVING, MOVING_VIOLATION = "loss, price moving", "MaxVio validation, price moving"
 LOSS_ROOMY = "loss at 1.25"
 TRAIN_VIOLATION, HELD_VIOLATION, PACE = "MaxVio training", "MaxVio validation", "ms a step"
 
 MEASURES = {
     LOSS: -1,
-    LOSS_FROZEN: -1,
     LOSS_ROOMY: -1,
+    LOSS_MOVING: -1,
     TRAIN_VIOLATION: -1,
     HELD_VIOLATION: -1,
-    FROZEN_VIOLATION: -1,
+    MOVING_VIOLATION: -1,
     "dropped in training": -1,
     "dropped at 1.0": -1,
-    "dropped, price frozen": -1,
     "dropped at 1.25": -1,
+    "dropped, price moving": -1,
     "dead experts": -1,
     "evenness": 1,
     BYTE_BITS: 1,
     DOMAIN_BITS: 1,
     PACE: -1,
 }
-"""What is measured, and which way is better: up 1, down -1. In validation the price starts from the frozen one in every
-batch and moves along it, with every router whose tokens choose (`moving` of `Router`): no token hears of a later one.
-Places are scarce and come free from position to position; those who find none are dropped, in training as their rule
-was published, in validation those whose gate weighs least (`bar` of `Router`, for all alike). Capacity is 1.0 where no
-other is named. Where it says "frozen", and at 1.25, the price stays what it was. MaxVio is of demand: in training the
-largest of all steps from the first on, in validation that of all tokens together, both of the worst block. Dropped in
-training is the largest share of all steps, at the model's own capacity, after the router's repair if it has one. Dead
-experts are those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`. Bits are mutual
-information with the expert that serves (`measure.information`), means over blocks, at the frozen price, which serves
-the tokens of all routers."""
+"""What is measured, and which way is better: up 1, down -1. In validation the price is the one that was frozen after
+training (`calibrate`); where it says "moving" it starts from there in every batch and moves along it, with every router
+whose tokens choose (`moving` of `Router`). No token hears of a later one. Places are scarce and come free from position
+to position; those who find none are dropped, in training as their rule was published, in validation those whose gate
+weighs least (`bar` of `Router`, for all alike). Capacity is 1.0 where no other is named. MaxVio is of demand: in
+training the largest of all steps from the first on, in validation that of all tokens together, both of the worst block.
+Dropped in training is the largest share of all steps, at the model's own capacity, after the router's repair if it has
+one. Dead experts are those of less than 1% of the mean load, in all blocks; evenness is `measure.evenness`. Bits are
+mutual information with the expert that serves (`measure.information`), means over blocks."""
 
 ROUTERS = (
     "market", "none", "auxiliary", "sign", "proportional", "late", "sinkhorn", "auction", "choice", "hash",
@@ -168,8 +167,9 @@ def compare(
         seeds: How many times; two at least, so that there is an interval.
         steps: Steps of each training.
         windows: At most so many validation windows of each domain.
-        known: What was measured before of the same texts, sizes and steps, by "router, seed"; it is not measured again,
-            and what is new is added, so that a comparison which was stopped can go on.
+        known: What was measured before of the same texts, sizes and steps, by "router, seed"; where `shape` asks for
+            other affinities than the router's own, by "router, relative, seed" or "router, absolute, seed". It is not
+            measured again, and what is new is added, so that a comparison which was stopped can go on.
         watch: Called with a line that says what was done.
 
     Raises:
@@ -181,21 +181,28 @@ def compare(
     known = {} if known is None else known
     # Seed by seed, so that whoever stops early has all routers beside one another.
     for seed, router in itertools.product(range(seeds), routers):
-        if (name := f"{router}, {seed}") in known:
-            continue
         sized = dataclasses.replace(shape, router=router)
+        if (name := _cell(sized, seed)) in known:
+            continue
         trained, pace = taught(corpus, sized, settings, steps, seed, router)
-        scores, by_domain, _ = measured(trained, corpus, settings, pace, seed, windows)
+        scores, by_domain, _ = measured(trained, corpus, settings, pace, windows)
         there = {measure: value for measure, value in scores.items() if not np.isnan(value)}
         known[name] = {"scores": there, "losses": by_domain.tolist()}
         if watch is not None:
             watch(f"{router}, seed {seed}: {scores[LOSS]:.4f} nats/byte, {pace:.0f} ms a step")
-    cells = [known[f"{router}, {seed}"] for router in routers for seed in range(seeds)]
+    sizes = [dataclasses.replace(shape, router=router) for router in routers]
+    cells = [known[_cell(sized, seed)] for sized in sizes for seed in range(seeds)]
     values = [[cell["scores"].get(measure, np.nan) for measure in MEASURES] for cell in cells]
     losses = [cell["losses"] for cell in cells]
     counts = (len(routers), seeds)
     grid = np.moveaxis(np.reshape(values, (*counts, len(MEASURES))), 1, 2)
     return Comparison(tuple(routers), MEASURES, grid, corpus.names, np.reshape(losses, (*counts, -1)))
+
+
+def _cell(shape: Shape, seed: int) -> str:
+    """The name of what is measured of a router and seed; it says so where affinities are not those of that router."""
+    usual = shape.compares == dataclasses.replace(shape, relative=None).compares
+    return ", ".join([shape.router, *([] if usual else ["relative" if shape.compares else "absolute"]), str(seed)])
 
 
 def need_seeds(seeds: int) -> None:
@@ -237,7 +244,7 @@ def taught(
 
 
 def measured(
-    trained: Trained, corpus: Corpus, settings: Settings, pace: float, seed: int, windows: int | None = None
+    trained: Trained, corpus: Corpus, settings: Settings, pace: float, windows: int | None = None
 ) -> tuple[dict[str, float], np.ndarray, Any]:
     """Measure a trained model on the last tenth of each domain.
 
@@ -246,7 +253,6 @@ def measured(
         corpus: The same texts.
         settings: Those of the training.
         pace: Milliseconds a step.
-        seed: The training's.
         windows: At most so many validation windows of each domain.
 
     Returns:
@@ -255,19 +261,19 @@ def measured(
     """
     model = trained.model
     seen, held = split(corpus)
-    states = calibrate(model, trained.states, seen, seed=seed, batch=settings.batch)
-    scores, tight, _ = held_scores(model, states, held, batch=settings.batch, most=windows)
+    states = calibrate(model, trained.states, seen, batch=settings.batch)
+    scores, found = held_scores(model, states, held, batch=settings.batch, most=windows)
     scores[PACE] = pace
-    if len(tight.load):
+    if len(found.load):
         logs = trained.record.logs
         scores[TRAIN_VIOLATION] = float(np.max(logs.max_violation))
         scores["dropped in training"] = float(np.max(logs.dropped))
-    return scores, tight.loss, states
+    return scores, found.loss, states
 
 
 def held_scores(
     model: LanguageModel, states: PyTree, held: Corpus, *, batch: int, most: int | None = None
-) -> tuple[dict[str, float], Evaluation, Evaluation]:
+) -> tuple[dict[str, float], Evaluation]:
     """Measure a model on text that it has not seen.
 
     Args:
@@ -279,29 +285,27 @@ def held_scores(
 
     Returns:
         All that `MEASURES` names, NaN for what is measured in training and where there are no experts; and what was
-        seen at capacity 1.0, the price moving, and frozen.
+        seen at capacity 1.0.
     """
-    ways = {"tight": (1.0, True), "frozen": (1.0, False), "loose": (1.25, False)}
-    found = {
-        name: evaluate(model, states, held, batch=batch, capacity_factor=factor, moving=moving, most=most)
-        for name, (factor, moving) in ways.items()
-    }
-    tight, frozen, loose = found.values()
-    losses = {LOSS: tight, LOSS_FROZEN: frozen, LOSS_ROOMY: loose}
+    tight, roomy, moving = (
+        evaluate(model, states, held, batch=batch, capacity_factor=factor, moving=moves, most=most)
+        for factor, moves in ((1.0, False), (1.25, False), (1.0, True))
+    )
+    losses = {LOSS: tight, LOSS_ROOMY: roomy, LOSS_MOVING: moving}
     scores = dict.fromkeys(MEASURES, float("nan")) | {name: one.mean_loss for name, one in losses.items()}
     if len(tight.load):
         scores |= {
             HELD_VIOLATION: float(np.max(max_violation(tight.load))),
-            FROZEN_VIOLATION: float(np.max(max_violation(frozen.load))),
+            MOVING_VIOLATION: float(np.max(max_violation(moving.load))),
             "dropped at 1.0": float(np.mean(tight.dropped)),
-            "dropped, price frozen": float(np.mean(frozen.dropped)),
-            "dropped at 1.25": float(np.mean(loose.dropped)),
+            "dropped at 1.25": float(np.mean(roomy.dropped)),
+            "dropped, price moving": float(np.mean(moving.dropped)),
             "dead experts": float(np.sum(dead(tight.load))),
             "evenness": float(np.mean(evenness(tight.load))),
-            BYTE_BITS: _bits(frozen, byte_class(frozen.tokens), len(CLASSES)),
-            DOMAIN_BITS: _bits(frozen, frozen.domain, len(frozen.domains)),
+            BYTE_BITS: _bits(tight, byte_class(tight.tokens), len(CLASSES)),
+            DOMAIN_BITS: _bits(tight, tight.domain, len(tight.domains)),
         }
-    return scores, tight, frozen
+    return scores, tight
 
 
 def served(found: Evaluation, labels: np.ndarray, kinds: int) -> np.ndarray:

@@ -6,13 +6,11 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt8
 
 from .model import DENSE, LanguageModel, loss_per_token, sequences
-from .text import Corpus, check, draw, windows
-
-CALIBRATION = 2**32
-"""Batches of calibration are numbered from here, beyond any step of training."""
+from .text import Corpus, check, windows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,39 +50,58 @@ class Evaluation:
         return self.load.max(axis=1) / self.load.mean(axis=1) - 1
 
 
-def calibrate(
-    model: LanguageModel, states: PyTree, corpus: Corpus, *, seed: int = 0, batches: int = 32, batch: int = 16
-) -> PyTree:
-    """Set the price that is frozen at inference anew: the mean of those that serve training batches from now on.
+def calibrate(model: LanguageModel, states: PyTree, corpus: Corpus, *, batch: int = 16, most: int = 1024) -> PyTree:
+    """Set the price that is frozen at inference anew: the one that suits windows of the text learnt from, all together.
 
     In training the average price lags behind parameters that still move. Here they rest, as when the statistics of
-    batch normalisation are taken anew after training. Routers that are evaluated with the last price keep it.
+    batch normalisation are taken anew after training. The windows are served twice, since what a block reads hangs on
+    the prices of those before it. Routers that are evaluated with the last price, or with none, keep it.
 
     Args:
         model: The trained model; it does not change.
         states: The routers', as training left them.
         corpus: The texts that it learnt from.
-        seed: Training's.
-        batches: How many batches; none of them was learnt from.
-        batch: Windows in each.
+        batch: Windows at once; the last few that fill no batch are left out, where there is another.
+        most: At most so many windows of each domain, evenly spaced.
 
     Returns:
         The states with the new average.
+
+    Raises:
+        InputError: if a domain has no whole window.
     """
-    if model.shape.router == DENSE:
-        return states
     context = model.shape.context
     check(corpus, context)
-    now, total = states, jnp.zeros_like(states.average)
-    for number in range(CALIBRATION, CALIBRATION + batches):
-        now = _served(model, now, jnp.asarray(draw(corpus, seed, number, batch, context)[0]))
-        total = total + now.price
-    return eqx.tree_at(lambda state: state.average, states, total / batches)
+    if model.shape.router == DENSE or model.blocks.layer.router.rule.settle is None:
+        return states
+    cuts = jnp.asarray(_batches(*windows(corpus, context, most), batch)[0][:, :, :-1], jnp.int32)
+    for _ in range(2):
+        seen = [_affinities(model, states, cut) for cut in cuts]
+        states = _settled(model, states, jnp.concatenate(seen, axis=1))
+    return states
+
+
+def _batches(cut: np.ndarray, domain: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Windows in whole batches, (batches, batch, time + 1), and each one's domain."""
+    batch = min(batch, len(cut))
+    count = len(cut) // batch * batch
+    return cut[:count].reshape(-1, batch, cut.shape[1]), domain[:count]
 
 
 @eqx.filter_jit
-def _served(model: LanguageModel, states: PyTree, cut: Array) -> PyTree:
-    return model(cut[:, :-1], states, train=True)[1]
+def _affinities(model: LanguageModel, states: PyTree, tokens: Array) -> Float[Array, "blocks tokens experts"]:
+    known = sequences(tokens)
+
+    def mix(block, hidden, x, state, offset):
+        del hidden, offset
+        return *block.layer.serve(x, state, train=False, **known)[:2], block.layer.affinities(x, **known)
+
+    return model.through(tokens, states, mix)[2]
+
+
+@eqx.filter_jit
+def _settled(model: LanguageModel, states: PyTree, affinity: Array) -> PyTree:
+    return lax.map(lambda each: model.blocks.layer.router.settle(*each), (affinity, states))
 
 
 def evaluate(
@@ -118,13 +135,10 @@ def evaluate(
     """
     context = model.shape.context
     check(corpus, context)
-    cut, domain = windows(corpus, context, most)
-    batch = min(batch, len(cut))
-    count = len(cut) // batch * batch
-    cut, domain = cut[:count], domain[:count]
+    batches, domain = _batches(*windows(corpus, context, most), batch)
+    count = len(domain)
     options = capacity_factor, moving
-    batches = jnp.asarray(cut.reshape(-1, batch, context + 1))
-    parts = [per_token(model, states, part, price_offset, *options) for part in batches]
+    parts = [per_token(model, states, part, price_offset, *options) for part in jnp.asarray(batches)]
     losses, seen = jax.tree.map(lambda *each: np.stack([np.asarray(one) for one in each]), *parts)
     by_window = losses.reshape(count, context).mean(axis=1, dtype=np.float64)
     blocks = 0 if model.shape.router == DENSE else model.shape.blocks
@@ -135,7 +149,7 @@ def evaluate(
         loss=np.array([by_window[domain == one].mean() for one in range(len(corpus))]),
         load=load.sum(axis=1),
         dropped=(dropped * asked).sum(axis=1) / asked.sum(axis=1),
-        tokens=cut[:, :-1].reshape(-1),
+        tokens=batches[:, :, :-1].reshape(-1),
         domain=np.repeat(domain, context),
         chosen=chosen.reshape(blocks, count * context, chosen.shape[-1]),
         kept=kept.reshape(blocks, count * context, kept.shape[-1]),

@@ -65,18 +65,18 @@ def judge(
         rows: What was recorded of its training, in order.
         batch: Windows at once.
     """
-    (scores, tight, frozen), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
+    (scores, found), curve = held_scores(model, states, held, batch=batch), curve_of(rows)
     kinds: dict[str, tuple[Sequence[str], np.ndarray]] = {}
     earned: dict[str, np.ndarray] = {}
-    if len(tight.load):
+    if len(found.load):
         scores[TRAIN_VIOLATION] = float(curve["max_violation"].max())
         scores["dropped in training"] = float(curve["dropped"].max())
-        kinds["domain"] = (frozen.domains, served(frozen, frozen.domain, len(frozen.domains)))
-        kinds["byte"] = (CLASSES, served(frozen, byte_class(frozen.tokens), len(CLASSES)))
+        kinds["domain"] = (found.domains, served(found, found.domain, len(found.domains)))
+        kinds["byte"] = (CLASSES, served(found, byte_class(found.tokens), len(CLASSES)))
         some = jnp.asarray(windows(held, model.shape.context, SAMPLE)[0], jnp.int32)
         trade = accounts(model, states, some)
         earned = {name: np.asarray(getattr(trade, name)) / some[:, 1:].size for name in ("gain", "revenue")}
-    return Judged(router, curve, scores, dict(zip(tight.domains, tight.loss.tolist(), strict=True)), kinds, earned)
+    return Judged(router, curve, scores, dict(zip(found.domains, found.loss.tolist(), strict=True)), kinds, earned)
 
 
 def curve_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

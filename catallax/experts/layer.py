@@ -12,6 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
 from .dispatch import gather, scatter
@@ -57,6 +58,9 @@ class MarketMoE(eqx.Module):
         shared: Experts that every token uses beside those that it chooses.
         expert: Makes an expert: `expert(width, hidden, key=key)` → a module that maps (tokens, width) to
             (tokens, width), each token for itself; empty places hold zeros, and their outputs go nowhere.
+        relative: Affinities count beside those of the sequence's earlier tokens, whose mean is taken off. An expert
+            whom a text suits throughout is not overrun by it, and a price that was frozen on one text balances
+            another better. Calls need `length`.
         hears: Tokens hear what their sequence has said so far: affinities depend also on the mean of the vectors of its
             tokens up to this one, by weights that begin at zero. Experts then know more of the text. Calls need
             `length`.
@@ -72,6 +76,7 @@ class MarketMoE(eqx.Module):
         experts: The experts' parameters, stacked on a leading axis: expert e is a slice of every leaf.
         shared: Those that every token uses, stacked alike; None if there are none.
         router: The rule; it holds no parameters. Its state is made by `start`.
+        relative: As above.
     """
 
     affinity: Float[Array, "width experts"]
@@ -80,6 +85,7 @@ class MarketMoE(eqx.Module):
     experts: Any
     shared: Any
     router: Router
+    relative: bool = eqx.field(static=True)
 
     def __init__(
         self,
@@ -92,6 +98,7 @@ class MarketMoE(eqx.Module):
         capacity_factor: float = 1.0,
         shared: int = 0,
         expert: Callable[..., Any] | None = None,
+        relative: bool = False,
         hears: bool = False,
         vocabulary: int = 0,
         key: Key[Array, ""],
@@ -112,6 +119,7 @@ class MarketMoE(eqx.Module):
         self.experts = _several(make, width, hidden, experts, own)
         self.shared = _several(make, width, hidden, shared, common) if shared else None
         self.router = router
+        self.relative = relative
 
     def start(self) -> RouterState:
         """Return the router's state before the first batch."""
@@ -171,29 +179,43 @@ class MarketMoE(eqx.Module):
         Args:
             x: The tokens' vectors.
             tokens: Their numbers; needed only where there is a vocabulary.
-            length: Tokens per sequence; needed only where tokens hear.
+            length: Tokens per sequence; needed only where tokens hear or affinities are relative.
 
         Raises:
-            ValueError: with a vocabulary, for no numbers; where tokens hear, for no length, or one that does not divide
-                the batch.
+            ValueError: with a vocabulary, for no numbers; where a length is needed, for none, or one that does not
+                divide the batch.
         """
-        own = x @ self.affinity
+        affinity = x @ self.affinity
         if self.table is not None:
             if tokens is None:
                 raise ValueError("a layer with a vocabulary needs tokens=, the number of each")
-            own = own + self.table.at[tokens].get(mode="fill", fill_value=0)
-        if self.hearing is None:
-            return own
+            affinity = affinity + self.table.at[tokens].get(mode="fill", fill_value=0)
+        if self.hearing is None and not self.relative:
+            return affinity
         if length is None or len(x) % length:
-            raise ValueError(f"a layer that hears needs length=, tokens per sequence, of which {len(x)} is a multiple")
-        # The mean of weighted vectors is the weighted mean: fewer numbers per token are added up.
-        said = (x @ self.hearing).reshape(-1, length, own.shape[1])
-        count = jnp.arange(1, length + 1, dtype=own.dtype)[None, :, None]
-        return own + (jnp.cumsum(said, axis=1) / count).reshape(own.shape)
+            raise ValueError(
+                "a layer that hears, or whose affinities are relative, needs length=, tokens per sequence, "
+                f"of which {len(x)} is a multiple"
+            )
+        if self.relative:
+            affinity = affinity - _so_far(affinity, length, own=0)
+        if self.hearing is not None:
+            # The mean of weighted vectors is the weighted mean: fewer numbers per token are added up.
+            affinity = affinity + _so_far(x @ self.hearing, length, own=1)
+        return affinity
 
     def work(self, held: Float[Array, "experts capacity width"]) -> Float[Array, "experts capacity width"]:
         """Let every expert work on the tokens in its places."""
         return eqx.filter_vmap(lambda expert, own: expert(own))(self.experts, held)
+
+
+def _so_far(x: Float[Array, "tokens experts"], length: int, own: int) -> Float[Array, "tokens experts"]:
+    """The mean over each sequence up to every token, which itself counts as it is, or as zeros if `own` is 0."""
+    x = x.reshape(-1, length, x.shape[1])
+    count = jnp.arange(1, length + 1, dtype=x.dtype)[None, :, None]
+    # On CPUs in half the time of a cumulative sum, which is a window's reduction there.
+    added = lax.associative_scan(jnp.add, x, axis=1) - (1 - own) * x
+    return (added / count).reshape(-1, x.shape[2])
 
 
 def _several(make: Callable[..., Any], width: int, hidden: int, count: int, key: Key[Array, ""]) -> Any:

@@ -38,8 +38,8 @@ CAUSAL = "causal"
 """The router of a market whose price is every sequence's own and has heard of its earlier tokens alone."""
 
 VACANT = "vacant"
-"""The router of a market whose experts close a tenth of their places at random in training, and refuse tokens for whom
-they weigh little."""
+"""The router of a market that is made for a frozen price: its affinities are relative, and in training experts close a
+tenth of their places at random and refuse tokens for whom they weigh little."""
 
 CLOSED = 0.1
 """That tenth: it lies between 5% and 15%, of which either gains one of two seeds a few thousandths of a nat; 25% costs
@@ -55,7 +55,10 @@ DECISIVE = 0.001
 """How much they are asked to: of 0, 0.001 and 0.002 the one with which experts know more of the byte than any
 rival's and predict no worse (two to four seeds, none of which is in a table)."""
 
-FORMAT = "catallax-language-model-1"
+RELATIVE = (VACANT,)
+"""The routers whose affinities are relative where nothing else is said: those that are made for a frozen price."""
+
+FORMAT = "catallax-language-model-2"
 """How a model's file calls itself."""
 
 
@@ -76,6 +79,8 @@ class Shape:
             `Router("market", vacant=0.1, bar=0.1)`; "specialist" for `Router("market", decisive=0.001)` in a layer that
             hears and has a vocabulary; "weighed" for `Router("hash", bar=0.1)`; or "dense".
         capacity_factor: Places at all experts per place that tokens ask for.
+        relative: Whether affinities count beside those of the sequence's earlier tokens (`MarketMoE`); None for those
+            of "vacant" alone.
     """
 
     width: int = 64
@@ -88,6 +93,7 @@ class Shape:
     shared: int = 0
     router: str = "market"
     capacity_factor: float = 1.0
+    relative: bool | None = None
 
     def __post_init__(self):
         least = dict.fromkeys(("width", "blocks", "heads", "context", "experts", "active", "hidden"), 1)
@@ -95,12 +101,19 @@ class Shape:
             value = getattr(self, name)
             if not isinstance(value, int) or value < low:
                 raise ValueError(f"{name} is {value}; it must be a whole number, at least {low}")
+        if self.relative is not None and not isinstance(self.relative, bool):
+            raise ValueError(f"relative is {self.relative!r}; it is True, False or None")
         if not self.capacity_factor > 0:
             raise ValueError(f"capacity_factor is {self.capacity_factor}; experts need places: give more than 0")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} cannot be shared evenly by {self.heads} heads in pairs")
         if self.active > self.experts:
             raise ValueError(f"a token cannot use {self.active} experts of {self.experts}")
+
+    @property
+    def compares(self) -> bool:
+        """Whether affinities are relative, by what is said or else by the router."""
+        return self.router in RELATIVE if self.relative is None else self.relative
 
 
 class Block(eqx.Module):
@@ -162,7 +175,7 @@ def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **options)
     sizes = shape.width, shape.hidden, shape.experts, shape.active
     learned = {"hears": True, "vocabulary": BYTES} if shape.router == SPECIALIST else {}
-    return MarketMoE(*sizes, router=router, shared=shape.shared, key=key, **learned)
+    return MarketMoE(*sizes, router=router, shared=shape.shared, relative=shape.compares, key=key, **learned)
 
 
 def turned(x: Float[Array, "batch time heads size"]) -> Float[Array, "batch time heads size"]:

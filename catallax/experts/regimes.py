@@ -211,7 +211,7 @@ class _Trial:
         trained, pace = taught(
             self.corpus, shape, self.settings, self.steps, self.seed, self.regime, objective=self.objective
         )
-        found, losses, states = measured(trained, self.corpus, self.settings, pace, self.seed, self.windows)
+        found, losses, states = measured(trained, self.corpus, self.settings, pace, self.windows)
         some = windows(split(self.corpus)[1], shape.context, SAMPLE)[0]
         some = jnp.asarray(some, jnp.int32)
         trade: Any = jax.device_get(accounts(trained.model, states, some))

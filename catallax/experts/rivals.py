@@ -28,6 +28,9 @@ SINKHORN_SWEEPS = 8
 HALVINGS = 24
 """How often a quantile's bracket is halved: to the last bit of its width in single precision."""
 
+SETTLED = 0.002
+"""Share by which demand may exceed the mean at a price that is frozen, among the tokens from which it was taken."""
+
 AUCTION_ROUNDS = 200
 """Rounds after which an auction that has not ended is left to the repair."""
 
@@ -80,6 +83,7 @@ class Rule:
         repair: In training, tokens above capacity move to experts with room instead of being dropped.
         frozen: The price at inference: "average" of training's prices, the "last" one, or "none".
         gates: Weights are a softmax over the experts that serve the token ("chosen"), or over "all" experts.
+        settle: (scores of many batches together, state, terms) → the price to freeze; None freezes what training left.
         parting: In training, scores move by a number of each token's own, up to this share of their range. No price
             can part tokens that are equal, such as the bytes of a long row of spaces.
     """
@@ -92,6 +96,7 @@ class Rule:
     repair: bool = False
     frozen: str = "average"
     gates: str = "chosen"
+    settle: Callable[[Array, "RouterState", Terms], Array] | None = None
     parting: float = 0.0
 
 
@@ -172,6 +177,15 @@ def cleared(score: Scores, state: RouterState, terms: Terms) -> Price:
     """
     terms_of_search = dict(sweeps=SWEEPS, tol=terms.rate, axis_name=terms.axis_name)
     return balance(score, terms.active, terms.capacity, state.price, **terms_of_search)
+
+
+def settled(score: Scores, state: RouterState, terms: Terms) -> Price:
+    """The price that clears many batches together, to a share of `SETTLED`.
+
+    The mean of the prices that clear each alone does not: demand is no linear function of prices.
+    """
+    terms_of_search = dict(sweeps=SWEEPS, tol=SETTLED, axis_name=terms.axis_name)
+    return balance(score, terms.active, terms.capacity, state.average, **terms_of_search)
 
 
 def entropic(score: Scores, state: RouterState, terms: Terms) -> Price:
@@ -323,16 +337,16 @@ def average(x: Array, axis_name: str | None) -> Array:
 
 
 ROUTERS = {
-    "market": Rule(cleared, keep, raw, rate=0.02, repair=True, parting=PARTING),
+    "market": Rule(cleared, keep, raw, rate=0.02, repair=True, settle=settled, parting=PARTING),
     "none": Rule(free, keep, raw),
     "auxiliary": Rule(free, keep, raw, rate=0.01),
     "sign": Rule(last, by_sign, sigmoid, rate=0.001, frozen="last"),
     "proportional": Rule(last, by_error, sigmoid, rate=0.01, frozen="last"),
-    "late": Rule(last, one_sweep, raw),
-    "sinkhorn": Rule(entropic, keep, raw, rate=1.0),
-    "auction": Rule(auctioned, keep, raw, rate=0.02, repair=True),
-    "choice": Rule(admitted, keep, softmax, worth=True, gates="all"),
+    "late": Rule(last, one_sweep, raw, settle=settled),
+    "sinkhorn": Rule(entropic, keep, raw, rate=1.0, settle=entropic),
+    "auction": Rule(auctioned, keep, raw, rate=0.02, repair=True, settle=settled),
+    "choice": Rule(admitted, keep, softmax, worth=True, gates="all", settle=admitted),
     "hash": Rule(free, keep, hashed),
-    "threshold": Rule(averaged, last_admitted, raw, worth=True, gates="all"),
+    "threshold": Rule(averaged, last_admitted, raw, worth=True, gates="all", settle=admitted),
 }
 """Every router under its name."""

@@ -247,6 +247,21 @@ class Router(eqx.Module):
         routed = Routed(choice.place, self._gate(affinity, choice), choice.chosen, choice.kept, logs)
         return routed, self._remember(state, bounded, price, load, terms) if train else state
 
+    def settle(self, affinity: Float[Array, "tokens experts"], state: RouterState) -> RouterState:
+        """Freeze the price that suits the tokens of many batches together, in place of the average.
+
+        Args:
+            affinity: Router logits.
+            state: As training left it; rules that are evaluated with the last price, or with none, keep it.
+        """
+        rule = admitted if self.threshold else self.rule.settle
+        if rule is None:
+            return state
+        score = self.rule.score(affinity.astype(state.price.dtype), None)
+        rate = self.rule.rate if self.rate is None else self.rate
+        price = rule(score, state, Terms(self.active, -(-self.active * len(score) // self.experts), rate, None))
+        return eqx.tree_at(lambda state: state.average, state, lax.stop_gradient(price))
+
     @property
     def _worth(self) -> bool:
         return self.threshold or self.rule.worth

@@ -26,7 +26,8 @@ WHAT = {
     "threshold": "an expert serves whatever exceeds a threshold of its own",
     "causal": "a market in every sequence, at a price that has heard of its earlier tokens alone",
     "specialist": "the market, where tokens hear their sequence, are told apart by their byte and asked to decide",
-    "vacant": "the market, with a tenth of places closed in training: tokens learn to do with an expert less",
+    "vacant": "the market, made for a frozen price: tokens compare what suits them with what suited their text so far, "
+    "and learn, with a tenth of places closed in training, to do with an expert less",
     "weighed": "a fixed table from bytes to experts, which refuse in training whom they weigh little",
     "dense": "no experts: one network that does as much work for each token",
 }
@@ -131,10 +132,9 @@ def _comparison(findings: Findings) -> Section:
         values = [one.scores[name] for name in names]
         table[one.router] = [f"{value:.4g}" if math.isfinite(value) else "–" for value in values]
     note = (
-        "All are evaluated as they would be used. A price that was frozen after training decides, which from there "
-        "follows what earlier positions of a batch ask for, so that no token's expert depends on a later token; there "
-        "are places for what the tokens need and no more, and who finds none is dropped. “Price frozen” is without "
-        "following. "
+        "All are evaluated as they would be used. A price that was frozen after training decides, and no token's "
+        "experts depend on a later token; there are places for what the tokens need and no more, and who finds none is "
+        "dropped. “Price moving” lets the price follow from there what earlier positions of a batch ask for. "
         "This is one seed: differences of a few thousandths of a nat are noise. catallax.experts.compare repeats it "
         "over seeds."
     )
@@ -252,12 +252,11 @@ def _words() -> Section:
         "the largest of all steps and layers, from the first step on; for validation, of all its tokens together.",
         "Dropped": "The share of places asked for that did not exist, at so many places per place needed, over the "
         "sequences of a validation batch.",
-        "Price frozen": "The price stays what it was after training, instead of following what earlier positions of "
-        "the sequences of a validation batch asked for.",
+        "Price moving": "The price follows what earlier positions of the sequences of a validation batch asked for, "
+        "instead of staying what it was after training.",
         "Dead experts": "Experts asked for by less than 1% of the mean load, of all layers.",
         "Evenness": "Entropy of the experts' shares of the load over that of equal shares.",
-        "Bits about": "How much the expert that serves a token at the frozen price tells of the token's byte class or "
-        "of its domain.",
-        "Affinity": "What a token thinks an expert is worth to it: a row of the router's own weights.",
+        "Bits about": "How much the expert that serves a token tells of the token's byte class or of its domain.",
+        "Affinity": "What a token thinks an expert is worth to it, by the router's own weights.",
     }
     return Section("What the words mean", terms=terms)

@@ -148,7 +148,7 @@ def taught(options: Options, run: RunContext, seen: Corpus, router: str) -> None
         )
     if done.status == Status.STOPPED:
         raise KeyboardInterrupt
-    states = calibrate(done.model, done.states, seen, seed=run.seed, batch=options.batch)
+    states = calibrate(done.model, done.states, seen, batch=options.batch)
     file.parent.mkdir(exist_ok=True)
     done.model.save(file, states)
 

@@ -99,6 +99,16 @@ def test_what_is_known_is_not_measured_again():
     assert found.losses[1, 1].tolist() == [1, 2] and len(known) == 4
 
 
+def test_other_affinities_than_a_router_s_own_are_another_cell():
+    cells = ("vacant, 0", 1), ("vacant, absolute, 0", 2), ("late, 0", 3), ("late, relative, 0", 4)
+    known = {name.replace("0", seed): {"scores": {LOSS: loss}, "losses": [1]} for name, loss in cells for seed in "01"}
+    for relative, losses in ((None, [1, 3]), (True, [1, 4]), (False, [2, 3])):
+        found = compare(
+            CORPUS, ("vacant", "late"), shape=dataclasses.replace(SMALL, relative=relative), seeds=2, known=known
+        )
+        assert found.values[:, 0, 0].tolist() == losses
+
+
 def test_bad_input_is_refused():
     with pytest.raises(InputError, match="at least 2 seeds, not 1"):
         compare(CORPUS, ("market",), seeds=1)

@@ -211,8 +211,39 @@ def test_tokens_hear_the_mean_of_what_their_sequence_has_said():
     assert np.all(np.any(np.asarray(slope(layer).hearing) != 0, axis=0))
     assert deaf.hearing is None and np.array_equal(deaf.affinities(x), x @ deaf.affinity)
     for length in (None, 15):
-        with pytest.raises(ValueError, match=r"hears needs length=.*64 is a multiple"):
+        with pytest.raises(ValueError, match=r"hears.* needs length=.*64 is a multiple"):
             layer.affinities(x, length=length)
+
+
+def test_relative_affinities_are_beside_those_of_earlier_tokens():
+    """Against float64 NumPy, a table's share included and what is heard not; a first token's are as they are."""
+    layer, x, numbers = make(relative=True, hears=True, vocabulary=5), tokens(TOKENS, seed=2), np.arange(TOKENS) % 5
+    keys = jax.random.split(jax.random.key(3))
+    layer = eqx.tree_at(lambda layer: layer.table, layer, jax.random.normal(keys[0], (5, EXPERTS)))
+    layer = eqx.tree_at(lambda layer: layer.hearing, layer, jax.random.normal(keys[1], (WIDTH, EXPERTS)))
+    affinities = eqx.filter_jit(lambda x: layer.affinities(x, tokens=jnp.asarray(numbers), length=16))
+    found, by_sequence = np.asarray(affinities(x)), np.asarray(x, float).reshape(-1, 16, WIDTH)
+    own = by_sequence @ np.asarray(layer.affinity, float) + np.asarray(layer.table, float)[numbers].reshape(-1, 16, 8)
+    count = np.arange(1, 17)[:, None]
+    heard = np.cumsum(by_sequence, axis=1) / count @ np.asarray(layer.hearing, float)
+    expected = own - (np.cumsum(own, axis=1) - own) / count + heard
+    np.testing.assert_allclose(found, expected.reshape(TOKENS, EXPERTS), atol=1e-5)
+    other = np.asarray(affinities(x.at[24:].add(1.0)))
+    assert np.array_equal(other[:24], found[:24]) and np.all(np.any(other[24:] != found[24:], axis=1))
+
+
+def test_what_suits_a_whole_text_weighs_less_and_less():
+    """Something added to every affinity of a sequence, as a text in one language would, is soon taken off again."""
+    layer, x = make(relative=True), tokens(TOKENS, seed=2)
+    # What raises the first expert's affinity by one, and no other's.
+    along = np.linalg.pinv(np.asarray(layer.affinity))[:1].astype(np.float32)
+    affinities = eqx.filter_jit(lambda x: layer.affinities(x, length=16))
+    more = np.asarray(affinities(x + along)) - np.asarray(affinities(x))
+    expected = np.zeros((TOKENS // 16, 16, EXPERTS))
+    expected[:, :, 0] = 1 / np.arange(1, 17)
+    np.testing.assert_allclose(more, expected.reshape(TOKENS, EXPERTS), atol=1e-5)
+    with pytest.raises(ValueError, match=r"relative, needs length="):
+        layer.affinities(x)
 
 
 def test_a_vocabulary_tells_tokens_apart():

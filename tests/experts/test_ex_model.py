@@ -84,11 +84,19 @@ def test_attention_is_that_of_the_formula():
         ({"shared": -1}, "shared is -1"),
         ({"capacity_factor": 0.0}, "capacity_factor is 0"),
         ({"router": "magic"}, "no router 'magic'"),
+        ({"relative": "yes"}, "relative is 'yes'"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         filled(LanguageModel, Shape(**wrong), 0)
+
+
+@pytest.mark.parametrize(("router", "usual"), [("vacant", True), ("market", False), ("late", False)])
+def test_affinities_are_relative_where_it_is_said_or_else_where_prices_rest(router, usual):
+    for relative, expected in ((None, usual), (True, True), (False, False)):
+        shape = Shape(width=16, heads=2, router=router, relative=relative)
+        assert eqx.filter_eval_shape(LanguageModel, shape, key=jax.random.key(0)).blocks.layer.relative is expected
 
 
 @pytest.fixture(scope="module")

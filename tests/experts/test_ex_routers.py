@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,6 +146,25 @@ def test_the_average_is_that_of_the_prices(seen, kind):
     states = seen[kind]["states"]
     assert [int(state.count) for state in states] == [0, 1, 2, 3]
     np.testing.assert_allclose(states[-1].average, np.mean([s.price for s in states[1:]], axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ROUTERS)
+def test_the_price_to_freeze_suits_many_batches_together(kind):
+    """What each rule balances, it balances on the whole: loads, expected loads, or who exceeds a threshold."""
+    router = Router(kind, EXPERTS, ACTIVE)
+    whole = jnp.concatenate([affinities(seed) for seed in range(40)])
+    mean, left = len(whole) * ACTIVE / EXPERTS, RouterState(jnp.ones(EXPERTS), jnp.ones(EXPERTS), jnp.int32(3))
+    after = eqx.filter_jit(router.settle)(whole, left)
+    assert np.array_equal(after.price, left.price) and after.count == left.count
+    surplus = np.asarray(router.rule.score(whole, jnp.tile(IDS, 40))) - np.asarray(after.average)[None]
+    if kind in ("market", "late", "auction"):
+        assert free_load(surplus).max() <= 1.002 * mean + 1
+    elif kind == "sinkhorn":
+        np.testing.assert_allclose(scipy.special.softmax(surplus, axis=1).sum(axis=0) * ACTIVE, mean, rtol=1e-2)
+    elif kind in ("choice", "threshold"):
+        np.testing.assert_allclose((surplus > 0).sum(axis=0), mean, atol=1)
+    else:
+        assert after is left or np.array_equal(after.average, left.average)
 
 
 @pytest.mark.parametrize("kind", ROUTERS)

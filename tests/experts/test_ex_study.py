@@ -16,7 +16,7 @@ import catallax.study
 from catallax.cli import main
 from catallax.errors import InputError
 from catallax.experts import study
-from catallax.experts.compare import HELD_VIOLATION, LOSS, MEASURES, TRAIN_VIOLATION
+from catallax.experts.compare import HELD_VIOLATION, LOSS, LOSS_MOVING, MEASURES, MOVING_VIOLATION, TRAIN_VIOLATION
 from catallax.experts.compare import ROUTERS as COMPARED
 from catallax.experts.evaluate import evaluate
 from catallax.experts.figures import by_kind, draw_prices
@@ -103,18 +103,20 @@ class TestRun:
         folder, outcome = whole
         held = split(read_texts(options.text))[1]
         model, states = load(folder / "answer" / "market.safetensors", study.shape_of(options, "market"))
-        found = evaluate(model, states, held, batch=4, moving=True)
+        found = evaluate(model, states, held, batch=4)
+        moving = evaluate(model, states, held, batch=4, moving=True)
         said = {
             row["measure"]: float(row["value"])
             for row in rows_of(folder / "answer" / "comparison.csv")
             if row["router"] == "market"
         }
         assert said[LOSS] == found.mean_loss and said[HELD_VIOLATION] == found.max_violation.max()
+        assert said[LOSS_MOVING] == moving.mean_loss and said[MOVING_VIOLATION] == moving.max_violation.max()
         assert set(said) == set(MEASURES) and np.isfinite(list(said.values())).all()
         count = sum(int(row["tokens"]) for row in rows_of(folder / "answer" / "served.csv")
                     if (row["router"], row["about"]) == ("market", "domain"))  # fmt: skip
         # Who serves whom is told of the frozen price.
-        assert count == evaluate(model, states, held, batch=4).kept.sum() != found.kept.sum()
+        assert count == found.kept.sum() != moving.kept.sum()
         assert {claim.name for claim in outcome.certificates} == {"gap", "load", "experts", TRAIN_VIOLATION}
         held_to = {claim.name: claim for claim in outcome.certificates}
         assert held_to["load"].holds and held_to["experts"].holds and held_to["gap"].value < 0.01
