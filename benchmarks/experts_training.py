@@ -239,7 +239,7 @@ def objectives(size: Size, say: Say) -> dict[str, Any]:
 
 def overhead(size: Size, say: Say) -> dict[str, Any]:
     """Time a step of training with each router, in turns, so that whatever else the machine does hits all alike."""
-    names = ("none", "market", SPECIALIST, "auxiliary", "sinkhorn", "auction", DENSE)
+    names = ("none", "market", VACANT, SPECIALIST, "auxiliary", "sinkhorn", "auction", DENSE)
     corpus, settings = split(machine_domains())[0], Settings(batch=size.batch)
     tokens, times = size.batch * size.shape.context, {name: [] for name in names}
     states: dict[str, Any] = dict.fromkeys(names)
