@@ -54,8 +54,9 @@ def calibrate(model: LanguageModel, states: PyTree, corpus: Corpus, *, batch: in
     """Set the price that is frozen at inference anew: the one that suits windows of the text learnt from, all together.
 
     In training the average price lags behind parameters that still move. Here they rest, as when the statistics of
-    batch normalisation are taken anew after training. The windows are served twice, since what a block reads hangs on
-    the prices of those before it. Routers that are evaluated with the last price, or with none, keep it.
+    batch normalisation are taken anew after training. The windows are served as often as there are blocks, since what a
+    block reads hangs on the prices of those before it. Routers that are evaluated with the last price, or with none,
+    keep it.
 
     Args:
         model: The trained model; it does not change.
@@ -75,7 +76,7 @@ def calibrate(model: LanguageModel, states: PyTree, corpus: Corpus, *, batch: in
     if model.shape.router == DENSE or model.blocks.layer.router.rule.settle is None:
         return states
     cuts = jnp.asarray(_batches(*windows(corpus, context, most), batch)[0][:, :, :-1], jnp.int32)
-    for _ in range(2):
+    for _ in range(model.shape.blocks):
         seen = [_affinities(model, states, cut) for cut in cuts]
         states = _settled(model, states, jnp.concatenate(seen, axis=1))
     return states
