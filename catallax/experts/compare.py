@@ -201,8 +201,8 @@ def compare(
 
 def _cell(shape: Shape, seed: int) -> str:
     """The name of what is measured of a router and seed; it says so where affinities are not those of that router."""
-    usual = shape.compares == dataclasses.replace(shape, relative=None).compares
-    return ", ".join([shape.router, *([] if usual else ["relative" if shape.compares else "absolute"]), str(seed)])
+    usual = shape.is_relative == dataclasses.replace(shape, relative=None).is_relative
+    return ", ".join([shape.router, *([] if usual else ["relative" if shape.is_relative else "absolute"]), str(seed)])
 
 
 def need_seeds(seeds: int) -> None:

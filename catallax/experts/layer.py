@@ -58,9 +58,9 @@ class MarketMoE(eqx.Module):
         shared: Experts that every token uses beside those that it chooses.
         expert: Makes an expert: `expert(width, hidden, key=key)` → a module that maps (tokens, width) to
             (tokens, width), each token for itself; empty places hold zeros, and their outputs go nowhere.
-        relative: Affinities count beside those of the sequence's earlier tokens, whose mean is taken off. An expert
-            whom a text suits throughout is not overrun by it, and a price that was frozen on one text balances
-            another better. Calls need `length`.
+        relative: Affinities count beside those of the sequence's earlier tokens: a_t − Σ_{s<t} a_s / t, t = 1, 2, …; in
+            that mean the token itself counts as zero. An expert whom a text suits throughout is not overrun by it, and
+            a price that was frozen on one text balances another better. Calls need `length`.
         hears: Tokens hear what their sequence has said so far: affinities depend also on the mean of the vectors of its
             tokens up to this one, by weights that begin at zero. Experts then know more of the text. Calls need
             `length`.
@@ -198,10 +198,10 @@ class MarketMoE(eqx.Module):
                 f"of which {len(x)} is a multiple"
             )
         if self.relative:
-            affinity = affinity - _so_far(affinity, length, own=0)
+            affinity = affinity - _so_far(affinity, length, itself=False)
         if self.hearing is not None:
             # The mean of weighted vectors is the weighted mean: fewer numbers per token are added up.
-            affinity = affinity + _so_far(x @ self.hearing, length, own=1)
+            affinity = affinity + _so_far(x @ self.hearing, length, itself=True)
         return affinity
 
     def work(self, held: Float[Array, "experts capacity width"]) -> Float[Array, "experts capacity width"]:
@@ -209,13 +209,13 @@ class MarketMoE(eqx.Module):
         return eqx.filter_vmap(lambda expert, own: expert(own))(self.experts, held)
 
 
-def _so_far(x: Float[Array, "tokens experts"], length: int, own: int) -> Float[Array, "tokens experts"]:
-    """The mean over each sequence up to every token, which itself counts as it is, or as zeros if `own` is 0."""
+def _so_far(x: Float[Array, "tokens experts"], length: int, *, itself: bool) -> Float[Array, "tokens experts"]:
+    """The mean over each sequence up to every token, which counts as it is itself, or else as zeros."""
     x = x.reshape(-1, length, x.shape[1])
     count = jnp.arange(1, length + 1, dtype=x.dtype)[None, :, None]
     # On CPUs in half the time of a cumulative sum, which is a window's reduction there.
-    added = lax.associative_scan(jnp.add, x, axis=1) - (1 - own) * x
-    return (added / count).reshape(-1, x.shape[2])
+    added = lax.associative_scan(jnp.add, x, axis=1)
+    return ((added if itself else added - x) / count).reshape(-1, x.shape[2])
 
 
 def _several(make: Callable[..., Any], width: int, hidden: int, count: int, key: Key[Array, ""]) -> Any:

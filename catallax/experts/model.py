@@ -111,7 +111,7 @@ class Shape:
             raise ValueError(f"a token cannot use {self.active} experts of {self.experts}")
 
     @property
-    def compares(self) -> bool:
+    def is_relative(self) -> bool:
         """Whether affinities are relative, by what is said or else by the router."""
         return self.router in RELATIVE if self.relative is None else self.relative
 
@@ -175,7 +175,7 @@ def _layer(shape: Shape, key: Key[Array, ""]) -> Any:
     router = Router(kind, shape.experts, shape.active, capacity_factor=shape.capacity_factor, **options)
     sizes = shape.width, shape.hidden, shape.experts, shape.active
     learned = {"hears": True, "vocabulary": BYTES} if shape.router == SPECIALIST else {}
-    return MarketMoE(*sizes, router=router, shared=shape.shared, relative=shape.compares, key=key, **learned)
+    return MarketMoE(*sizes, router=router, shared=shape.shared, relative=shape.is_relative, key=key, **learned)
 
 
 def turned(x: Float[Array, "batch time heads size"]) -> Float[Array, "batch time heads size"]:

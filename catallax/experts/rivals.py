@@ -57,7 +57,7 @@ class RouterState(eqx.Module):
 
     Args:
         price: The last batch's price of every expert.
-        average: Moving average of the prices, for inference.
+        average: The price for inference: the moving average of the prices, or what `Router.settle` put in its place.
         count: Training batches seen.
     """
 

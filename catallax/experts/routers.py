@@ -251,7 +251,7 @@ class Router(eqx.Module):
         """Freeze the price that suits the tokens of many batches together, in place of the average.
 
         Args:
-            affinity: Router logits.
+            affinity: Router logits, finite.
             state: As training left it; rules that are evaluated with the last price, or with none, keep it.
         """
         rule = admitted if self.threshold else self.rule.settle

@@ -148,10 +148,10 @@ def test_the_average_is_that_of_the_prices(seen, kind):
     np.testing.assert_allclose(states[-1].average, np.mean([s.price for s in states[1:]], axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ROUTERS)
+@pytest.mark.parametrize("kind", [*ROUTERS, "market above thresholds"])
 def test_the_price_to_freeze_suits_many_batches_together(kind):
     """What each rule balances, it balances on the whole: loads, expected loads, or who exceeds a threshold."""
-    router = Router(kind, EXPERTS, ACTIVE)
+    router = Router(kind.split()[0], EXPERTS, ACTIVE, threshold=" " in kind)
     whole = jnp.concatenate([affinities(seed) for seed in range(40)])
     mean, left = len(whole) * ACTIVE / EXPERTS, RouterState(jnp.ones(EXPERTS), jnp.ones(EXPERTS), jnp.int32(3))
     after = eqx.filter_jit(router.settle)(whole, left)
@@ -161,7 +161,7 @@ def test_the_price_to_freeze_suits_many_batches_together(kind):
         assert free_load(surplus).max() <= 1.002 * mean + 1
     elif kind == "sinkhorn":
         np.testing.assert_allclose(scipy.special.softmax(surplus, axis=1).sum(axis=0) * ACTIVE, mean, rtol=1e-2)
-    elif kind in ("choice", "threshold"):
+    elif kind in ("choice", "threshold", "market above thresholds"):
         np.testing.assert_allclose((surplus > 0).sum(axis=0), mean, atol=1)
     else:
         assert after is left or np.array_equal(after.average, left.average)
